@@ -1,0 +1,135 @@
+"""Option groups that several stages share. Knows no stage, no model and no torch: it is read before anything heavy is."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignkit.config import Config
+
+
+class LoraOptions(Config):
+    """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
+
+    r: int = Field(16, ge=1)
+    """Rank of the update."""
+    alpha: float | None = None
+    """Scale: the update is multiplied by alpha / r. Left out: 2 r."""
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """The modules that get an adapter: "all-linear", or the ends of their names."""
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout on the adapter's input. Above 0, results depend on how a batch is split."""
+
+    @property
+    def scale(self) -> float:
+        """alpha, or its default 2 r."""
+        return 2.0 * self.r if self.alpha is None else self.alpha
+
+
+class ModelOptions(Config):
+    """The model a stage starts from, and how it is held."""
+
+    path: str
+    """A folder, a hub name, or "@stage": the artifact of an earlier stage of this recipe."""
+    chat_template: str | None = None
+    """The template when the checkpoint has none: "chatml", "none" (plain text), or a path to a .jinja file."""
+    eos_token: str | None = None
+    """The token that ends an answer, where the template prints none (needed with chat_template: none)."""
+    lora: LoraOptions | None = None
+    """Train low-rank adapters instead of all weights. `lora: {}` takes the defaults."""
+    load_in_4bit: bool = False
+    """Hold the frozen base weights in 4-bit NF4 (needs lora)."""
+    adapter: Literal["merge", "continue"] = "merge"
+    """An incoming LoRA artifact: merge it into its base first, or train that adapter on."""
+    template_kwargs: dict[str, Any] = {}
+    """Keyword arguments of the chat template, such as {enable_thinking: false}."""
+
+    @model_validator(mode="after")
+    def _check_4bit(self) -> Self:
+        if self.load_in_4bit and self.lora is None and self.adapter != "continue":
+            raise ValueError("load_in_4bit needs lora: 4-bit weights are frozen. Add `lora: {}`, or drop load_in_4bit")
+        return self
+
+
+class DataOptions(Config):
+    """Where a stage's records come from: exactly one of `path` and `world`."""
+
+    path: str | None = None
+    """A file or folder of records, in any format alignkit reads."""
+    world: Literal["corpus", "demonstrations", "comparisons", "prompts"] | None = None
+    """Generate records of the built-in teaching world instead of reading a file."""
+    rows: int | None = Field(None, ge=1)
+    """Use this many records: the first after a seeded shuffle, or the number generated."""
+    format: str = "auto"
+    """The file's format; "auto" recognises it."""
+    split: str | None = None
+    """The part of a folder, or of the world ("train", "heldout")."""
+    validation: float | int = Field(0.02, ge=0)
+    """Held out for validation: a share below 1, or a number of records. 0: none."""
+    max_length: int = Field(1024, ge=1)
+    """The longest sequence, in tokens."""
+    over_long: Literal["error", "skip", "truncate_prompt_left", "truncate_answer"] = "error"
+    """What happens to longer ones; those skipped or cut are counted."""
+    on_invalid: Literal["error", "skip"] = "error"
+    """What happens to a record that cannot be read; those skipped are counted."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.path is None) == (self.world is None):
+            raise ValueError("give exactly one of `path` (a file) and `world` (the built-in generator)")
+        if self.world is not None and self.rows is None:
+            raise ValueError("`world` needs `rows`: how many records to generate")
+        return self
+
+
+class TrainOptions(Config):
+    """The optimiser (AdamW) and its schedule."""
+
+    learning_rate: float = Field(gt=0.0)
+    """The peak learning rate."""
+    batch_size: int = Field(32, ge=1)
+    """Examples in one optimizer step, over all processes. Memory is the business of runtime.token_budget."""
+    epochs: float = Field(1.0, gt=0.0)
+    """Passes over the training records."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; overrides epochs."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """The learning rate after the warm-up: to 0 along a line or a half cosine, or constant."""
+    warmup: float = Field(0.03, ge=0.0, lt=1.0)
+    """Share of the steps over which the learning rate rises from 0."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two moments."""
+    eps: float = Field(1e-8, gt=0.0)
+    """AdamW's epsilon."""
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    """Gradients are scaled down to this norm over the whole model."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Steps between validations. Left out: five times a run."""
+    patience: int | None = Field(None, ge=1)
+    """Stop early after this many validations without improvement. Left out: never."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints. Left out: at each validation."""
+    keep_checkpoints: int = Field(1, ge=1)
+    """How many checkpoints are kept."""
+
+
+class RuntimeOptions(Config):
+    """How a stage is executed. Nothing here enters the id of a run."""
+
+    token_budget: int = Field(8192, ge=1)
+    """Tokens in one forward pass: memory and speed only, results do not depend on it."""
+    processes: int = Field(1, ge=1)
+    """Processes (devices) that share one stage."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; "auto" takes the accelerator where there is one."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Precision of the forward pass; "auto" is float32 on a CPU and bf16 autocast on an accelerator."""
+    trackers: list[str] = ["tensorboard"]
+    """Trackers that accelerate knows by name, such as tensorboard or wandb; []: metrics.jsonl only."""
+    log_every: int = Field(1, ge=1)
+    """Steps between lines of metrics.jsonl."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    allow_code: bool = False
+    """Let the recipe name Python functions as rewards (set by --allow-code, never by a recipe)."""
