@@ -7,6 +7,7 @@ j <= i < end[j]. Every distinct token of a row is computed once, and none is pad
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class TrieBatch:
 
     def to(self, device: torch.device | str) -> "TrieBatch":
         """The same row on another device."""
-        moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
+        moved: dict[str, Any] = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
         return TrieBatch(**moved)
 
     def silenced(self) -> "TrieBatch":
@@ -102,11 +103,12 @@ def pack(sequences: Sequence[TokenSequence], budget: int, *, share: bool = True)
                 "raise runtime.token_budget or shorten it (data.max_length)"
             )
     keys = [tuple(s.ids) if share else (-n - 1, *s.ids) for n, s in enumerate(sequences)]
-    first_entry, total = [], 0
+    first_entry: list[int] = []
+    total = 0
     for sequence in sequences:
         first_entry.append(total)
         total += sum(w != 0 for w in sequence.weights)
-    rows, split = _fill_rows(sequences, keys, budget if share else budget + 1, share)
+    rows, split = _fill_rows(sequences, keys, budget, 0 if share else 1)
     return [_lay_out(row, sequences, first_entry, share, split) for row in rows]
 
 
@@ -114,9 +116,12 @@ Key = tuple[tuple[int, ...], int]
 
 
 def _fill_rows(
-    sequences: Sequence[TokenSequence], keys: list[tuple[int, ...]], budget: int, share: bool
+    sequences: Sequence[TokenSequence], keys: list[tuple[int, ...]], budget: int, surplus: int
 ) -> tuple[list[list[int]], bool]:
-    """Which sequences stand in which row, each row in the order of its trie, and whether a group was spread."""
+    """Which sequences stand in which row, each row in the order of its trie, and whether a group was spread.
+
+    `surplus` leading numbers of each key are no tokens (they only keep keys apart).
+    """
     by_group: dict[int, list[Key]] = {}
     for n, sequence in enumerate(sequences):
         by_group.setdefault(sequence.group if sequence.group >= 0 else -n - 1, []).append((keys[n], n))
@@ -124,21 +129,20 @@ def _fill_rows(
     rows: list[list[Key]] = []
     row: list[Key] = []
     used, split = 0, False
-    surplus = 0 if share else 1
     for members in groups:
         trial, added = _insert(row, members, surplus)
-        if used + added <= budget - surplus:
+        if used + added <= budget:
             row, used = trial, used + added
             continue
         if row:
             rows.append(row)
         row, used = _insert([], members, surplus)
-        if used <= budget - surplus:
+        if used <= budget:
             continue
         split, row, used = True, [], 0
         for member in members:
             trial, added = _insert(row, [member], surplus)
-            if used + added > budget - surplus:
+            if used + added > budget:
                 rows.append(row)
                 trial, added = _insert([], [member], surplus)
                 used = 0
@@ -272,7 +276,7 @@ def sum_by_owner(values: Tensor, batch: TrieBatch) -> Tensor:
 
 def paths(batch: TrieBatch) -> list[Tensor]:
     """The nodes from root to leaf of each sequence of a row, [L] int64 each: what separate passes would read."""
-    end, last = batch.end.tolist(), batch.last.tolist()
+    end, last = (cast(list[int], x.tolist()) for x in (batch.end, batch.last))  # pyright: ignore[reportUnknownMemberType]
     stack: list[int] = []
     found: dict[int, Tensor] = {}
     wanted = set(last)

@@ -1,0 +1,262 @@
+"""Attention over the trie of a batch, registered with transformers; knows nothing of stages, text or losses.
+
+Token i sees token j if and only if j <= i < end[j]. The row falls into unbranched segments, each of which attends
+causally to its path from the root: that is all the kernels below compute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from alignkit.packing import TrieBatch
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # a torch build without it
+    varlen_attn = None
+
+NAME = "alignkit_trie"
+KEYWORD = "trie_layout"
+# What one more kernel call costs, in query-key pairs: below it, padding segments together is cheaper.
+CALL_COST = 4096
+# Keywords that say nothing the layout does not: positions are in the rotary embedding already.
+HARMLESS = frozenset(
+    (
+        *("position_ids", "position_embeddings", "cache_position", "use_cache", "past_key_values", "logits_to_keep"),
+        *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "layer_idx"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentGroup:
+    """Segments of like length, padded together."""
+
+    query: Tensor
+    """[G, M] int64, the nodes of each segment; padding repeats the last."""
+    key: Tensor
+    """[G, K] int64, the nodes of each path from the root through the segment; padding repeats the last."""
+    depth: Tensor
+    """[G, M] int64, depth of each query: it sees keys 0 … depth."""
+    causal: bool
+    """Whether every segment starts at the root, so that no mask is needed."""
+
+    def mask(self, window: int | None) -> Tensor:
+        """[G, 1, M, K] bool."""
+        keys = torch.arange(self.key.shape[1], device=self.key.device)
+        seen = keys <= self.depth[:, :, None]
+        if window is not None:
+            seen &= keys > self.depth[:, :, None] - window
+        return seen[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrieLayout:
+    """What attention needs of a row, computed once and used by every layer."""
+
+    groups: tuple[SegmentGroup, ...]
+    order: Tensor
+    """[T] int64, where each node's output stands in the groups' concatenated outputs."""
+    query_starts: Tensor
+    """[S+1] int32, where each segment starts in the row."""
+    key_starts: Tensor
+    """[S+1] int32, where each segment's path starts in `key_nodes`."""
+    key_nodes: Tensor
+    """[sum of path lengths] int64."""
+    longest: tuple[int, int]
+    """Longest segment and longest path."""
+    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+
+    def mask(self, number: int, window: int | None) -> Tensor:
+        """The mask of one group, made once for all layers that share a window."""
+        key = (number, window)
+        if key not in self.masks:
+            self.masks[key] = self.groups[number].mask(window)
+        return self.masks[key]
+
+
+def trie_layout(batch: TrieBatch) -> TrieLayout:
+    """The layout of one row, on the row's device."""
+    starts, found = _segments(batch.positions.tolist(), batch.end.tolist())
+    device = batch.ids.device
+    groups, placed = [], []
+    for members in _groups_of_like_length(found):
+        widest = max(stop - start for start, stop, _ in members)
+        longest = max(len(path) for _, _, path in members)
+        query = [_padded(list(range(start, stop)), widest) for start, stop, _ in members]
+        key = [_padded(path, longest) for _, _, path in members]
+        depth = [_padded(list(range(len(path) - stop + start, len(path))), widest) for start, stop, path in members]
+        causal = all(start + len(path) == stop for start, stop, path in members)
+        groups.append(SegmentGroup(*(torch.tensor(x, device=device) for x in (query, key, depth)), causal=causal))
+        for start, stop, _ in members:
+            placed += [*range(start, stop), *[-1] * (widest - stop + start)]
+    order = [0] * len(batch.ids)
+    for place, node in enumerate(placed):
+        if node >= 0:
+            order[node] = place
+    lengths = [len(path) for _, _, path in found]
+    return TrieLayout(
+        groups=tuple(groups),
+        order=torch.tensor(order, device=device),
+        query_starts=torch.tensor([*starts, len(batch.ids)], dtype=torch.int32, device=device),
+        key_starts=F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device, torch.int32),
+        key_nodes=torch.tensor([node for _, _, path in found for node in path], device=device),
+        longest=(max(stop - start for start, stop, _ in found), max(lengths)),
+    )
+
+
+Segment = tuple[int, int, list[int]]
+
+
+def _segments(positions: list[int], end: list[int]) -> tuple[list[int], list[Segment]]:
+    """Where the row's unbranched segments start, and each as (start, stop, path from the root through it)."""
+    starts = [0] + [
+        i for i in range(1, len(end)) if not (positions[i] == positions[i - 1] + 1 and end[i] == end[i - 1])
+    ]
+    segments: list[Segment] = []
+    path: list[int] = []
+    for start, stop in pairwise([*starts, len(end)]):
+        path = path[: positions[start]] + list(range(start, stop))
+        segments.append((start, stop, path))
+    return starts, segments
+
+
+def _groups_of_like_length(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Pad segments together while the padding costs less than a further call."""
+    groups: list[list[Segment]] = []
+    at_root, width, height = False, 0, 0
+    for segment in sorted(segments, key=lambda s: (s[0] + len(s[2]) != s[1], len(s[2]), s[1] - s[0])):
+        start, stop, path = segment
+        root = start + len(path) == stop
+        widest = max(width, stop - start)
+        if groups and root == at_root:
+            padding = len(groups[-1]) * (widest * len(path) - width * height) + (widest - stop + start) * len(path)
+            if padding <= CALL_COST:
+                groups[-1].append(segment)
+                width, height = widest, len(path)
+                continue
+        groups.append([segment])
+        at_root, width, height = root, stop - start, len(path)
+    return groups
+
+
+def _padded(values: list[int], length: int) -> list[int]:
+    return values + values[-1:] * (length - len(values))
+
+
+def trie_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention of one row: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D].
+
+    Raises ValueError without a layout (a plain call would otherwise ignore padding without a word), for dropout,
+    for non-causal attention and for any keyword that is neither implemented nor known to be harmless.
+    """
+    layout = kwargs.pop(KEYWORD, None)
+    if not isinstance(layout, TrieLayout):
+        raise ValueError(f"attention {NAME!r} needs a trie's layout; plain calls need set_attn_implementation('sdpa')")
+    unknown = [name for name, given in kwargs.items() if given is not None and name not in HARMLESS]
+    if unknown:
+        raise ValueError(f"attention {NAME!r} does not implement {', '.join(sorted(unknown))}")
+    if dropout or attention_mask is not None or is_causal is False or len(query) != 1:
+        raise ValueError(f"attention {NAME!r} takes one causal row, without dropout and without a mask")
+    value = value.to(query.dtype)
+    key = key.to(query.dtype)
+    window = sliding_window if sliding_window and sliding_window < layout.longest[1] else None
+    plain = softcap is None and s_aux is None
+    if plain and query.is_cuda and varlen_attn is not None and query.dtype in (torch.float16, torch.bfloat16):
+        return _varlen(layout, query, key, value, scaling, window), None
+    heads, values = query.shape[1], value.shape[-1]
+    queries = torch.cat([group.query.flatten() for group in layout.groups])
+    nodes = torch.cat([group.key.flatten() for group in layout.groups])
+    counts = [group.query.numel() for group in layout.groups]
+    key_counts = [group.key.numel() for group in layout.groups]
+    parts = zip(
+        query[0].index_select(1, queries).split(counts, 1),
+        key[0].index_select(1, nodes).split(key_counts, 1),
+        value[0].index_select(1, nodes).split(key_counts, 1),
+        strict=True,
+    )
+    outputs = []
+    for number, (q, k, v) in enumerate(parts):
+        size = len(layout.groups[number].query)
+        q, k, v = (x.unflatten(1, (size, -1)).transpose(0, 1) for x in (q, k, v))
+        if plain:
+            causal = layout.groups[number].causal and window is None
+            mask = None if causal else layout.mask(number, window)
+            gqa = k.shape[1] != heads
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=gqa
+            )
+        else:
+            out = _explicit(q, k, v, layout.mask(number, window), scaling, softcap, s_aux)
+        outputs.append(out.transpose(1, 2).reshape(-1, heads, values))
+    return torch.cat(outputs).index_select(0, layout.order)[None], None
+
+
+def _explicit(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Softmax attention written out, with Gemma 2's soft-cap and gpt-oss's sinks: [G, H, M, D]."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.float().masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        sink = sinks.float().view(1, -1, 1, 1).expand(len(scores), -1, scores.shape[2], 1)
+        scores = torch.cat([scores, sink], -1)
+    weights = torch.softmax(scores, -1)[..., : key.shape[2]]
+    return weights.to(value.dtype) @ value
+
+
+def _varlen(
+    layout: TrieLayout, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
+) -> Tensor:
+    """One varlen kernel call, aligned at the lower right: queries are segments, keys their paths."""
+    key, value = (x[0].index_select(1, layout.key_nodes).transpose(0, 1) for x in (key, value))
+    out = varlen_attn(
+        query[0].transpose(0, 1).contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        layout.query_starts,
+        layout.key_starts,
+        *layout.longest,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return out[None]
+
+
+def _no_mask(*args: object, **kwargs: object) -> None:
+    """The layout says what is seen: transformers need build no mask."""
+
+
+AttentionInterface.register(NAME, trie_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _no_mask)
