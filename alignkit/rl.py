@@ -153,6 +153,6 @@ class AdaptiveKL:
     """Samples over which a persistent error of 20 % or more changes the coefficient by a factor of about exp(0.2)."""
 
     def update(self, kl: float, samples: int) -> "AdaptiveKL":
-        """The state after `samples` sequences of mean KL `kl` nats: coef·(1 + clip(kl/target - 1, ±.2)·samples/horizon)."""
+        """After `samples` sequences of mean KL `kl` nats: coef·(1 + clip(kl/target - 1, ±0.2)·samples/horizon)."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return replace(self, coef=self.coef * (1 + error * samples / self.horizon))
