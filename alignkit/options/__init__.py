@@ -1,4 +1,4 @@
-"""The options of every stage, by the stage's name. Knows no model and no torch, so that checking a recipe is instant."""
+"""The options of every stage, by the stage's name. Knows no model and no torch: checking a recipe is instant."""
 
 from importlib import import_module
 

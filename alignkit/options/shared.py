@@ -1,4 +1,4 @@
-"""Option groups that several stages share. Knows no stage, no model and no torch: it is read before anything heavy is."""
+"""Option groups that several stages share. Knows no stage, no model and no torch: it is read before all of them."""
 
 from typing import Any, Literal, Self
 
@@ -40,7 +40,7 @@ class ModelOptions(Config):
     """Hold the frozen base weights in 4-bit NF4 (needs lora)."""
     adapter: Literal["merge", "continue"] = "merge"
     """An incoming LoRA artifact: merge it into its base first, or train that adapter on."""
-    template_kwargs: dict[str, Any] = {}
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the chat template, such as {enable_thinking: false}."""
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class RuntimeOptions(Config):
     """Where to run; "auto" takes the accelerator where there is one."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Precision of the forward pass; "auto" is float32 on a CPU and bf16 autocast on an accelerator."""
-    trackers: list[str] = ["tensorboard"]
+    trackers: list[str] = Field(default_factory=lambda: ["tensorboard"])
     """Trackers that accelerate knows by name, such as tensorboard or wandb; []: metrics.jsonl only."""
     log_every: int = Field(1, ge=1)
     """Steps between lines of metrics.jsonl."""

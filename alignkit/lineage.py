@@ -1,0 +1,159 @@
+"""What run.json holds, and files that are whole or absent. It does not know how a stage runs, nor torch."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alignkit.config import InputError
+
+PACKAGES = ("alignkit", "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
+
+
+class RunRecord(BaseModel):
+    """What run.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    stage: str
+    """The stage's type: pretrain, sft, reward, dpo, ppo or evaluate."""
+    status: Literal["done", "running", "failed"]
+    """A killed run stays "running"; started again, it goes on from its last checkpoint."""
+    id: str
+    """Hash of everything that decides the result."""
+    config: dict[str, Any]
+    """The stage's options, as in the recipe, defaults filled in."""
+    runtime: dict[str, Any]
+    """How it was executed; not part of the id."""
+    parents: dict[str, str]
+    """The ids of the runs whose artifacts it uses, by the name the recipe gives them."""
+    data: list[dict[str, Any]] = []
+    """What was read: path, sha256, rows."""
+    seed: int = 0
+    versions: dict[str, str] = {}
+    git: dict[str, Any] | None = None
+    """Commit of the alignkit in use and whether it was changed since; none outside a repository."""
+    hardware: dict[str, Any] = {}
+    started: str | None = None
+    """ISO 8601, UTC; of the last start, where a run was resumed."""
+    ended: str | None = None
+    metrics: dict[str, Any] = {}
+    throughput: dict[str, float] = {}
+    """examples_per_second, tokens_per_second."""
+    peak_memory_bytes: int | None = None
+    artifact: str = "model"
+    """The folder, relative to the run, that "@name" stands for."""
+    error: str | None = None
+    """Why it failed."""
+
+
+def read_record(directory: Path) -> RunRecord | None:
+    """The run.json of a run's directory; None where there is no run. Raises InputError where it is damaged."""
+    path = directory / "run.json"
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise InputError(f"{path}: {where}: {fault['msg']}; delete {directory} to run the stage anew") from error
+
+
+def write_record(directory: Path, record: RunRecord) -> None:
+    """Replace the run.json of a directory."""
+    values = finite(record.model_dump(mode="json"))
+    atomic_write(directory / "run.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Replace a file's content: a reader, a kill or a full disk finds the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder written to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: numbers that are not finite become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list) else value
+
+
+# ------------------------------------------------------------------------------------------------------ provenance
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def installed_versions() -> dict[str, str]:
+    """Python's version and those of the packages that decide results, without importing any of them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def alignkit_commit() -> dict[str, Any] | None:
+    """The commit of the alignkit in use and whether files changed since; None outside a repository."""
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, its processors, and its accelerators where torch is loaded and sees any."""
+    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    found["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["accelerators"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return found
