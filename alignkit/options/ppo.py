@@ -1,0 +1,103 @@
+"""The options of the ppo stage. Knows no model and no torch."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignkit.config import Config
+from alignkit.options.reward_source import RewardSource
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+
+
+class KlOptions(Config):
+    """The price of leaving the reference: coef nats⁻¹ of KL, taken off the reward token by token."""
+
+    coef: float = Field(0.05, ge=0.0)
+    """Reward lost per nat of KL to the reference; where an adaptive controller starts."""
+    controller: Literal["fixed", "adaptive"] = "fixed"
+    """`fixed` keeps coef; `adaptive` steers it towards the target (Ziegler et al. 2019)."""
+    target: float = Field(6.0, gt=0.0)
+    """adaptive: the KL to hold, in nats per completion."""
+    horizon: float = Field(10_000, gt=0.0)
+    """adaptive: completions over which a lasting error of 20 % changes coef by a fifth."""
+
+
+class CriticOptions(Config):
+    """The critic: a scalar per token, trained with an optimizer of its own."""
+
+    init: Literal["auto", "reward", "zero"] = "auto"
+    """`reward`: start as the reward model (same tokenizer and kind: learned); `zero`: as the policy with a head of
+    zeros; `auto`: `reward` where that is possible."""
+    learning_rate: float | None = Field(None, gt=0.0)
+    """Its peak learning rate. Left out: five times the policy's."""
+
+
+class MissingEosOptions(Config):
+    """What a completion is worth that was cut off at max_new_tokens."""
+
+    rule: Literal["replace", "subtract", "keep"] = "replace"
+    """`replace` the score by value, `subtract` value from it, or `keep` it."""
+    value: float = -1.0
+    """replace: the score, below any that a finished one gets; subtract: what is taken off (then above 0)."""
+
+    @model_validator(mode="after")
+    def _check_sign(self) -> Self:
+        if self.rule == "subtract" and self.value <= 0:
+            raise ValueError("missing_eos.value must be above 0 with rule: subtract (it is what is taken off)")
+        return self
+
+
+class PpoConfig(Config):
+    """Proximal policy optimisation with a critic, against a reward and a reference (Ziegler 2019; Ouyang 2022)."""
+
+    model: ModelOptions
+    """The policy, and, as it comes in, the reference."""
+    data: DataOptions
+    """The prompts."""
+    train: TrainOptions
+    """The policy's optimizer. Here batch_size counts the completions sampled in one update, a step is one update,
+    and epochs are passes over the prompts."""
+    reward: RewardSource
+    """What a completion is worth."""
+    kl: KlOptions = KlOptions()
+    """The price of leaving the reference."""
+    critic: CriticOptions = CriticOptions()
+    """The critic."""
+    samples: int = Field(1, ge=1)
+    """Completions of each prompt."""
+    max_new_tokens: int = Field(64, ge=1)
+    """The longest completion, in tokens, its end token included."""
+    min_new_tokens: int = Field(0, ge=0)
+    """No end token before this many."""
+    temperature: float = Field(1.0, gt=0.0)
+    """Of sampling; policy, reference and KL are measured at the same temperature."""
+    missing_eos: MissingEosOptions = MissingEosOptions()
+    """What a completion without an end token is worth."""
+    ppo_epochs: int = Field(4, ge=1)
+    """Passes over the completions of one update."""
+    minibatches: int = Field(1, ge=1)
+    """Optimizer steps in one such pass."""
+    clip: float = Field(0.2, gt=0.0)
+    """The ratio of new to old probability is not rewarded beyond 1 ± clip."""
+    value_clip: float | None = Field(0.2, gt=0.0)
+    """The critic's error is not reduced beyond this distance from its old value; none: not clipped."""
+    gamma: float = Field(1.0, gt=0.0, le=1.0)
+    """Discount per token."""
+    lam: float = Field(0.95, ge=0.0, le=1.0)
+    """λ of generalised advantage estimation: 0 trusts the critic, 1 the observed return."""
+    whiten_advantages: bool = True
+    """Advantages to mean 0 and deviation 1 over the whole update and all processes."""
+    seed: int = 0
+    """Set from the recipe."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.train.batch_size % self.samples:
+            raise ValueError(f"train.batch_size {self.train.batch_size} is no multiple of samples {self.samples}")
+        if self.minibatches > self.train.batch_size:
+            raise ValueError(f"minibatches {self.minibatches} exceed train.batch_size {self.train.batch_size}")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        if self.critic.init == "reward" and self.reward.kind != "learned":
+            raise ValueError(f"critic.init: reward needs a reward of kind: learned, not {self.reward.kind}")
+        return self
