@@ -12,13 +12,13 @@ from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
 class KlOptions(Config):
     """The price of leaving the reference: coef nats⁻¹ of KL, taken off the reward token by token."""
 
-    coef: float = Field(0.05, ge=0.0)
+    coef: float = Field(default=0.05, ge=0.0)
     """Reward lost per nat of KL to the reference; where an adaptive controller starts."""
     controller: Literal["fixed", "adaptive"] = "fixed"
     """`fixed` keeps coef; `adaptive` steers it towards the target (Ziegler et al. 2019)."""
-    target: float = Field(6.0, gt=0.0)
+    target: float = Field(default=6.0, gt=0.0)
     """adaptive: the KL to hold, in nats per completion."""
-    horizon: float = Field(10_000, gt=0.0)
+    horizon: float = Field(default=10_000, gt=0.0)
     """adaptive: completions over which a lasting error of 20 % changes coef by a fifth."""
 
 
@@ -28,7 +28,7 @@ class CriticOptions(Config):
     init: Literal["auto", "reward", "zero"] = "auto"
     """`reward`: start as the reward model (same tokenizer and kind: learned); `zero`: as the policy with a head of
     zeros; `auto`: `reward` where that is possible."""
-    learning_rate: float | None = Field(None, gt=0.0)
+    learning_rate: float | None = Field(default=None, gt=0.0)
     """Its peak learning rate. Left out: five times the policy's."""
 
 
