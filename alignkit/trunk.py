@@ -37,7 +37,9 @@ class States:
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
     """The model without its head."""
-    return model.base_model if model.base_model is not model else model.get_decoder()
+    if model.base_model is not model:
+        return model.base_model
+    return next(child for child in model.children() if isinstance(child, PreTrainedModel))
 
 
 def run_trunk(trunk: PreTrainedModel, batch: TrieBatch, tries: bool) -> States:

@@ -1,0 +1,144 @@
+"""A transformer trunk with one float32 head: reward model and value function. Knows no stage and no data."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import init_empty_weights
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from alignkit.models import is_adapter, load_model, save_model
+from alignkit.options.shared import ModelOptions
+from alignkit.packing import TrieBatch
+from alignkit.trunk import run_trunk, trunk_of
+
+logger = logging.getLogger(__name__)
+HEAD_FILE = "head.safetensors"
+
+
+class Scorer(nn.Module):
+    """One number per token: a reward at a sequence's end, or a value at each prediction's source."""
+
+    mean: Tensor
+    """[] float32, mean raw score of the reference responses."""
+    deviation: Tensor
+    """[] float32, their standard deviation."""
+
+    def __init__(self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.tries = tries
+        self._adapted = (adapted,)
+        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    @property
+    def adapted(self) -> PeftModel | None:
+        """The PEFT wrapper, where LoRA adapters are in the model."""
+        return self._adapted[0]
+
+    def forward(self, batch: TrieBatch, at: Literal["last", "source"] = "last") -> Tensor:
+        """Raw scores, float32: [O] at each sequence's last token, or [E] at each entry's source."""
+        states = run_trunk(trunk_of(self.model), batch, self.tries)
+        if at == "last":
+            hidden = states.at(batch, batch.last, torch.arange(len(batch.last), device=batch.last.device))
+        else:
+            hidden = states.at(batch, batch.source, batch.owner)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.float()).squeeze(-1)
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """Scores in deviations from the mean of the reference responses."""
+        return (scores - self.mean) / self.deviation
+
+    def fold_normalisation(self) -> None:
+        """Put mean and deviation into the head, so that raw scores are normalised ones (for a critic)."""
+        with torch.no_grad():
+            self.head.weight /= self.deviation
+            self.head.bias.copy_((self.head.bias - self.mean) / self.deviation)
+            self.mean.zero_()
+            self.deviation.fill_(1.0)
+
+
+def load_scorer(
+    options: ModelOptions,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+    trainable: bool = True,
+    seed: int = 0,
+    zero_head: bool = False,
+) -> Scorer:
+    """A scorer from its artifact, or a new head on any checkpoint.
+
+    A new head is drawn from N(0, 1/(d+1)) (Stiennon et al. 2020, arXiv:2009.01325, p. 11), or zero where asked.
+    """
+    model, adapted, tries = load_model(options, device, precision, trainable, seed)
+    model.set_output_embeddings(nn.Identity())
+    scorer = Scorer(model, adapted, tries).to(torch.device(device))
+    head = Path(options.path) / HEAD_FILE
+    if head.is_file():
+        state = load_file(head)
+        scorer.head.load_state_dict({"weight": state["weight"], "bias": state["bias"]})
+        scorer.mean.copy_(state["mean"])
+        scorer.deviation.copy_(state["deviation"])
+    else:
+        _draw_head(scorer.head, zero_head, seed)
+    return scorer.requires_grad_(False) if not trainable else scorer
+
+
+def _draw_head(head: nn.Linear, zero: bool, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
+    with torch.no_grad():
+        head.weight.copy_(torch.zeros_like(drawn) if zero else drawn)
+        head.bias.zero_()
+
+
+def save_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the trunk or adapter, the head and the tokenizer.
+
+    Where the architecture has a SequenceClassification class, the folder loads as one (its head has no bias: the
+    constant is in head.safetensors, and differences of scores do not need it).
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    scorer.model.config.pad_token_id = tokenizer.pad_token_id
+    if scorer.adapted is not None:
+        save_model(scorer.model, scorer.adapted, directory)
+    else:
+        _as_classifier(scorer).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    state = {
+        "weight": scorer.head.weight.detach(),
+        "bias": scorer.head.bias.detach(),
+        "mean": scorer.mean,
+        "deviation": scorer.deviation,
+    }
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, directory / HEAD_FILE)
+
+
+def _as_classifier(scorer: Scorer) -> PreTrainedModel:
+    """The same weights as a SequenceClassification model, or the bare trunk where that class does not exist."""
+    trunk = trunk_of(scorer.model)
+    config = type(scorer.model.config).from_dict(scorer.model.config.to_dict() | {"num_labels": 1})
+    try:
+        with init_empty_weights():
+            classifier = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        return trunk
+    setattr(classifier, classifier.base_model_prefix, trunk)
+    for module in classifier.children():
+        if isinstance(module, nn.Linear) and module.out_features == 1:
+            module.weight = nn.Parameter(scorer.head.weight.detach().clone())
+    return classifier
+
+
+def base_of(path: str) -> str:
+    """The folder whose whole weights an artifact stands on: its own, or its adapter's base."""
+    return str(PeftConfig.from_pretrained(path).base_model_name_or_path) if is_adapter(path) else path
