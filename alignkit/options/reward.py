@@ -1,0 +1,32 @@
+"""Options of reward-model training on ranked comparisons. Knows no model and no torch."""
+
+from pydantic import Field
+
+from alignkit.config import Config
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+
+
+class RewardTrain(TrainOptions):
+    """The optimiser: one epoch, since reward models overfit in the second (Stiennon et al. 2020)."""
+
+    learning_rate: float = 9e-6
+    """The peak learning rate."""
+
+
+class RewardConfig(Config):
+    """Bradley-Terry training on all untied pairs of every ranking (Ouyang et al. 2022, Eq. 1)."""
+
+    model: ModelOptions
+    """The model to start from, usually @sft."""
+    data: DataOptions
+    """Comparisons: k >= 2 ranked responses to one prompt."""
+    train: RewardTrain = RewardTrain()
+    """The optimiser and its schedule."""
+    margin: float = Field(0.0, ge=0.0)
+    """Factor on the difference of rated scores that a pair's scores must differ by (Llama 2, Eq. 2). 0: none."""
+    centring: float = Field(0.0, ge=0.0)
+    """Factor on (chosen + rejected)², which keeps scores around zero (Eisenstein et al. 2023)."""
+    reference_rows: int = Field(512, ge=2)
+    """Training comparisons over whose responses mean and deviation of the score are taken."""
+    seed: int = 0
+    """Set from the recipe."""

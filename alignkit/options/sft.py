@@ -1,0 +1,28 @@
+"""Options of supervised fine-tuning on demonstrations. Knows no model and no torch."""
+
+from typing import Literal
+
+from alignkit.config import Config
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+
+
+class SftTrain(TrainOptions):
+    """The optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
+
+    learning_rate: float = 2e-5
+    """The peak learning rate."""
+
+
+class SftConfig(Config):
+    """Next-token training on the assistant's turns of demonstrations."""
+
+    model: ModelOptions
+    """The model to start from."""
+    data: DataOptions
+    """Demonstrations."""
+    train: SftTrain = SftTrain()
+    """The optimiser and its schedule."""
+    turns: Literal["all", "last"] = "all"
+    """Which assistant turns are trained."""
+    seed: int = 0
+    """Set from the recipe."""
