@@ -1,0 +1,96 @@
+"""Makes the reward that a recipe names: a callable from completions to scores. It does not know who wrote them."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from alignkit.chat import ChatFormat
+from alignkit.config import InputError
+from alignkit.models import load_tokenizer
+from alignkit.options.reward_source import RewardSource
+from alignkit.options.shared import ModelOptions
+from alignkit.packing import pack
+from alignkit.records import Completion
+from alignkit.scorer import HEAD_FILE, Scorer, load_scorer
+from reward_models import world
+from reward_models.functions import Reward, from_function, scaled
+from reward_models.learned import learned
+from reward_models.lexicon import lexicon, read_lexicon
+from reward_models.rules import RULES
+
+
+def build_reward(
+    source: RewardSource,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Literal["float32", "bf16"] = "float32",
+    token_budget: int = 8192,
+    allow_code: bool = False,
+) -> Reward:
+    """The reward of `source`, scaled and clipped as it says. Raises InputError where it cannot be made."""
+    if source.kind == "learned":
+        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget)
+    elif source.kind == "world":
+        reward = world.reward
+    elif source.kind == "rules":
+        assert source.rule is not None, "RewardSource checks it"
+        reward = RULES[source.rule](source.answer_column)
+    elif source.kind == "lexicon":
+        reward = lexicon(None if source.path is None else read_lexicon(source.path))
+    else:
+        reward = from_function(_function(str(source.path), allow_code))
+    return scaled(reward, source.scale, source.clip)
+
+
+def learned_reward(
+    path: str,
+    normalised: bool,
+    device: torch.device | str,
+    precision: Literal["float32", "bf16"],
+    token_budget: int,
+) -> Reward:
+    """The reward model in an artifact. Completions are rendered and tokenized its own way, not the policy's."""
+    if not (Path(path) / HEAD_FILE).is_file():
+        raise InputError(
+            f"reward.path: {path!r} holds no reward model (no {HEAD_FILE}); name a reward stage's artifact"
+        )
+    scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
+    return learned(scores_of(scorer, ChatFormat.load(load_tokenizer(path)), token_budget, normalised))
+
+
+def scores_of(
+    scorer: Scorer, format: ChatFormat, token_budget: int, normalised: bool = True
+) -> Callable[[list[Completion]], torch.Tensor]:
+    """completions -> [N] float32 scores on the CPU, each read at its end-of-turn token, whatever they are packed with.
+
+    A completion that was cut off is scored as if it had ended there.
+    """
+
+    def score(completions: list[Completion]) -> torch.Tensor:
+        result = torch.zeros(len(completions))
+        sequences = format.completions([(c.prompt, (c.response,), c.tools) for c in completions])
+        device = scorer.mean.device
+        with torch.no_grad():
+            for batch in pack(sequences, token_budget):
+                raw = scorer(batch.to(device), at="last")
+                result[batch.owners] = (scorer.normalise(raw) if normalised else raw).float().cpu()
+        return result
+
+    return score
+
+
+def _function(path: str, allow_code: bool) -> Callable[..., Sequence[float | None]]:
+    """The Python function that `package.module:function` names."""
+    if not allow_code:
+        raise InputError(f"reward.path: {path!r} is code; add --allow-code to let this recipe run it")
+    module, _, name = path.partition(":")
+    try:
+        function: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"reward.path: {path!r} cannot be imported: {error}") from error
+    if not callable(function):
+        raise InputError(f"reward.path: {path!r} is not a function")
+    return function
