@@ -1,0 +1,299 @@
+"""The only training loop: batches by seed, steps, validation, checkpoints, resume. It knows no loss and no model.
+
+`update` is one optimizer step and `fit` a whole training; both need nothing but a torch module and an Objective.
+"""
+
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.objective import NonFiniteLoss, Objective, Sums, accumulate, evaluate_objective
+from alignkit.optimize import apply_gradients, lost_updates, make_optimizer, schedule_factor, set_learning_rate
+from alignkit.options.shared import RuntimeOptions, TrainOptions
+from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.progress import peak_memory_bytes, progress
+from alignkit.runs import Run
+
+__all__ = [
+    "Example",
+    "FitResult",
+    "NonFiniteLoss",
+    "Objective",
+    "Sums",
+    "evaluate_objective",
+    "fit",
+    "make_accelerator",
+    "make_optimizer",
+    "update",
+]
+
+Example = Sequence[TokenSequence]
+"""The sequences of one example (a conversation's turns, a pair, a ranking): they count once in a batch size."""
+
+
+def update(
+    model: nn.Module,
+    batches: Sequence[TrieBatch],
+    objective: Objective,
+    optimizer: Optimizer,
+    accelerator: Accelerator | None = None,
+    max_grad_norm: float = 1.0,
+) -> dict[str, float]:
+    """One optimizer step on all `batches` together (of this rank); returns each term's mean, `loss` and `grad_norm`.
+
+    Raises NonFiniteLoss before anything is changed where the loss or the gradient is NaN or infinite.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    means = accumulate(model, batches, objective, accelerator, backward=True)
+    return {**means, "grad_norm": apply_gradients(optimizer, accelerator, max_grad_norm)}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training left behind, besides the weights in the model."""
+
+    metrics: dict[str, float]
+    """Last validation's means, with early stopping the best's; without validation examples, the last step's."""
+    steps: int
+    """Optimizer steps made, those before a resume included."""
+    throughput: dict[str, float]
+    """examples_per_second and tokens_per_second (tokens computed, shared prefixes once), over the training steps."""
+    peak_memory_bytes: int
+    """The largest over the ranks."""
+
+
+@dataclass
+class _State:
+    """What a resumed training must know besides parameters and optimizer; goes into the checkpoint's JSON."""
+
+    step: int = 0
+    best: float | None = None
+    """The lowest validation loss."""
+    stale: int = 0
+    """Validations since the best one."""
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def make_accelerator(runtime: RuntimeOptions) -> Accelerator:
+    """What `runtime` asks for; left at auto: bf16 autocast on CUDA, float32 on a CPU."""
+    cpu = runtime.device == "cpu" or not torch.cuda.is_available()
+    precision = ("float32" if cpu else "bf16") if runtime.precision == "auto" else runtime.precision
+    return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+
+
+def fit(
+    model: nn.Module,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    objective: Objective,
+    options: TrainOptions,
+    runtime: RuntimeOptions | None = None,
+    run: Run | None = None,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    save: Callable[[Path], None] | None = None,
+) -> FitResult:
+    """Trains `model` in place on `train`, one `update` a step, and goes on from the run's last checkpoint if any.
+
+    The batches depend on `seed` alone; runtime.token_budget and the number of processes change memory and speed. With
+    `run`: metrics, checkpoints, and in the end `save(run.model_dir)` on rank 0. With `options.patience`: the model
+    ends with the weights of its best validation. Raises NonFiniteLoss naming step and term.
+    """
+    if not train:
+        raise ValueError("there are no training examples")
+    runtime = runtime or RuntimeOptions()
+    training = _Training(model, train, validation, objective, options, runtime, run, seed, accelerator)
+    result = training.go()
+    if save is not None and run is not None:
+        if training.main:
+            save(run.model_dir)
+        training.accelerator.wait_for_everyone()
+    return result
+
+
+class _Training:
+    """The state of one `fit`, so that its steps are short functions."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        objective: Objective,
+        options: TrainOptions,
+        runtime: RuntimeOptions,
+        run: Run | None,
+        seed: int,
+        accelerator: Accelerator | None,
+    ) -> None:
+        self.accelerator = accelerator or make_accelerator(runtime)
+        self.model: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
+        self.train, self.objective, self.options, self.runtime = train, objective, options, runtime
+        self.run, self.seed = run, seed
+        self.main = self.accelerator.is_main_process
+        self.optimizer = make_optimizer(self.model, options)
+        self.batch = min(options.batch_size, len(train))
+        self.per_epoch = math.ceil(len(train) / self.batch)
+        self.total = options.steps or max(1, round(options.epochs * self.per_epoch))
+        self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
+        self.checkpoint_every = options.checkpoint_every or self.evaluate_every
+        self.order = -1, torch.zeros(0, dtype=torch.int64)
+        self.held_out = self.pack(validation, range(len(validation)))
+        self.validates = len(validation) > 0
+        self.state = _State()
+        self.best: dict[str, Tensor] = {}
+        self.examples = self.tokens = 0
+        self.seconds = 0.0
+
+    def go(self) -> FitResult:
+        self.resume()
+        self.model.train()
+        if self.state.step == 0:
+            self.report_precision()
+            if self.validates:
+                self.validate()
+        title = self.run.directory.name if self.run else "training"
+        last: dict[str, float] = {}
+        with progress(title, self.total, shown=self.main) as advance:
+            while self.state.step < self.total and not self.stopped():
+                last = self.step()
+                step = self.state.step
+                if step % self.runtime.log_every == 0 or step == self.total:
+                    self.log(step, last)
+                advance(step, {"loss": last["loss"], "tokens/s": last["tokens_per_second"]})
+                if self.validates and (step % self.evaluate_every == 0 or step == self.total):
+                    self.validate()
+                if step % self.checkpoint_every == 0 and step < self.total:
+                    self.checkpoint()
+        if self.options.patience and self.best:
+            copy_parameters(self.model, self.best, "the best validation")
+        return self.result(last)
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step; returns what it logs."""
+        started = time.perf_counter()
+        indices = self.indices(self.state.step)
+        batches = self.pack([self.train[i] for i in indices], range(len(indices)))
+        # Dropout's numbers depend on the step alone, so that a resumed run needs no generator state.
+        set_seed(_number(self.seed, "step", self.state.step, self.accelerator.process_index))
+        factor = schedule_factor(self.options, self.state.step, self.total)
+        set_learning_rate(self.optimizer, factor)
+        with self.naming(f"step {self.state.step + 1} of {self.total}"):
+            limit = self.options.max_grad_norm
+            means = update(self.model, batches, self.objective, self.optimizer, self.accelerator, limit)
+        self.state.step += 1
+        tokens = sum(len(batch.ids) for batch in batches)
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        self.tokens += tokens
+        self.examples += len(indices)
+        rates = {"tokens_per_second": self.accelerator.num_processes * tokens / seconds, "seconds": seconds}
+        return {**means, "learning_rate": factor * self.options.learning_rate, **rates}
+
+    def indices(self, step: int) -> list[int]:
+        """The training examples of a step, over all ranks: an epoch is a permutation drawn from (seed, epoch)."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(_number(self.seed, "epoch", epoch))
+            self.order = epoch, torch.randperm(len(self.train), generator=generator)
+        return self.order[1][place * self.batch : (place + 1) * self.batch].tolist()
+
+    def pack(self, examples: Sequence[Example], groups: Sequence[int]) -> list[TrieBatch]:
+        """This rank's share of the examples as rows; a group is one example."""
+        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        sequences = [
+            replace(sequence, group=group)
+            for example, group in zip(examples[mine], groups[mine], strict=True)
+            for sequence in example
+        ]
+        return pack(sequences, self.runtime.token_budget)
+
+    def validate(self) -> None:
+        with self.naming(f"validation after step {self.state.step}"):
+            means = evaluate_objective(self.model, self.held_out, self.objective, self.accelerator)
+        self.log(self.state.step, {f"validation/{name}": value for name, value in means.items()})
+        if self.state.best is None or means["loss"] < self.state.best:
+            self.state.best, self.state.stale = means["loss"], 0
+            if self.options.patience:
+                parameters = trained_parameters(self.model)
+                self.best = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+        else:
+            self.state.stale += 1
+        if not self.options.patience or self.state.stale == 0:
+            self.state.metrics = means
+
+    @contextmanager
+    def naming(self, place: str) -> Iterator[None]:
+        """Says where a loss became NaN, what is kept and what to do."""
+        try:
+            yield
+        except NonFiniteLoss as error:
+            kept = self.run.latest_checkpoint() if self.run else None
+            raise NonFiniteLoss(
+                f"{place}: {error}. {f'The checkpoint {kept} is kept' if kept else 'No checkpoint was written yet'}. "
+                f"Lower train.learning_rate (now {self.options.learning_rate:g}) or raise train.warmup, "
+                "and look for broken values in the data"
+            ) from error
+
+    def stopped(self) -> bool:
+        return self.options.patience is not None and self.state.stale >= self.options.patience
+
+    def report_precision(self) -> None:
+        share = lost_updates(self.optimizer)
+        self.log(0, {"lost_updates": share})
+        if share > 0.1 and self.main:
+            warnings.warn(
+                f"{share:.0%} of the weights would not move: a step of {self.options.learning_rate:g} is below half "
+                "their last place. Hold trained weights in float32",
+                stacklevel=2,
+            )
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.run is not None:
+            self.run.log(step, metrics)
+
+    def checkpoint(self) -> None:
+        if self.run is not None and self.main:
+            extra = {"best": self.best} if self.best else {}
+            with self.run.checkpoint_dir(self.state.step, self.options.keep_checkpoints) as folder:
+                save_checkpoint(folder, self.model, self.optimizer, asdict(self.state), extra)
+
+    def resume(self) -> None:
+        folder = self.run.latest_checkpoint() if self.run else None
+        if self.run is not None and folder is not None:
+            values, tensors = load_checkpoint(folder, self.model, self.optimizer)
+            self.state, self.best = _State(**values), tensors.get("best", {})
+            self.run.truncate(self.state.step)
+        self.accelerator.wait_for_everyone()
+
+    def result(self, last: dict[str, float]) -> FitResult:
+        numbers = torch.tensor([self.tokens, peak_memory_bytes(self.accelerator.device)], dtype=torch.float64)
+        gathered: Any = self.accelerator.gather(numbers.to(self.accelerator.device).unsqueeze(0))
+        seconds = max(self.seconds, 1e-9)
+        return FitResult(
+            metrics=self.state.metrics or last,
+            steps=self.state.step,
+            throughput={
+                "examples_per_second": self.examples / seconds,
+                "tokens_per_second": float(gathered[:, 0].sum()) / seconds,
+            },
+            peak_memory_bytes=int(gathered[:, 1].max()),
+        )
+
+
+def _number(*parts: object) -> int:
+    """A 32-bit number that depends on all parts and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")

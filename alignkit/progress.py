@@ -1,0 +1,64 @@
+"""A progress bar in a terminal, a few plain lines elsewhere; and how much memory was used. It knows no training."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int, dict[str, float]], None]
+"""(steps done so far, numbers to show): called after each step."""
+
+
+@contextmanager
+def progress(title: str, total: int, *, shown: bool = True) -> Iterator[Advance]:
+    """Shows `title`, steps done, numbers and the time left: a live bar in a terminal, else a line every tenth."""
+    console = Console(stderr=True)
+    if not shown:
+        yield lambda done, numbers: None
+    elif console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(title, total=total, text="")
+            yield lambda done, numbers: bar.update(task, completed=done, text=_text(numbers))
+    else:
+        yield _lines(title, total)
+
+
+def _lines(title: str, total: int) -> Advance:
+    started = time.monotonic()
+    first: int | None = None
+    printed = 0
+
+    def advance(done: int, numbers: dict[str, float]) -> None:
+        nonlocal first, printed
+        first = done - 1 if first is None else first
+        if done * 10 // total > printed * 10 // total or done == total:
+            left = (time.monotonic() - started) / (done - first) * (total - done)
+            print(f"{title} {done}/{total}  {_text(numbers)}  {left:.0f} s left", file=sys.stderr, flush=True)
+        printed = done
+
+    return advance
+
+
+def _text(numbers: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value:,.0f}" if abs(value) >= 100 else f"{name} {value:.4g}" for name, value in numbers.items()
+    )
+
+
+def peak_memory_bytes(device: torch.device | None = None) -> int:
+    """The most memory used so far: of the CUDA device, else of this process (its imports included)."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
