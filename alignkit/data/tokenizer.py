@@ -1,0 +1,93 @@
+"""Trains tokenizers on a user's own text: byte-level BPE, words or characters; knows nothing of models or stages.
+
+The result is a plain transformers tokenizer: it begins every text with BOS, has EOS and PAD of its own and the two
+marks of ChatML, and `save_pretrained` writes what `AutoTokenizer.from_pretrained` reads.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from alignkit.config import InputError
+
+TokenizerKind = Literal["bpe", "word", "character"]
+BOS, EOS, PAD, UNKNOWN = "<|bos|>", "<|eos|>", "<|pad|>", "<|unk|>"
+CHAT = ("<|im_start|>", "<|im_end|>")
+FILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+# What chat templates print between the marks: always in a vocabulary of words or characters.
+_SCAFFOLD = "system\nuser\nassistant\ntool\n"
+
+
+def train_tokenizer(
+    texts: Iterable[str], kind: TokenizerKind, vocabulary: int, extra_special: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of at most `vocabulary` tokens, special ones included.
+
+    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `word`: one token per word with
+    the space before it, the most frequent first; lossless on known words, others become the unknown token.
+    `character`: one token per character, likewise. Raises InputError where the vocabulary cannot hold what it must.
+    """
+    special = [BOS, EOS, PAD, *CHAT, *extra_special]
+    if kind == "bpe":
+        tokenizer = _train_bpe(texts, vocabulary, special)
+    else:
+        split = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False)
+            if kind == "word"
+            else pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        )
+        tokenizer = _count(texts, vocabulary, [*special, UNKNOWN], split)
+        tokenizer.decoder = decoders.ByteLevel() if kind == "word" else decoders.Fuse()
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=None if kind == "bpe" else UNKNOWN,
+        additional_special_tokens=[*CHAT, *extra_special],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _train_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    _check_size(vocabulary, len(alphabet) + len(special), "the 256 bytes and the special tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _count(
+    texts: Iterable[str], vocabulary: int, special: list[str], split: pre_tokenizers.PreTokenizer
+) -> Tokenizer:
+    """The most frequent pieces under `split`; equal counts in the order of first sight, so that runs repeat."""
+
+    def pieces(text: str) -> Iterator[str]:
+        return (piece for piece, _ in split.pre_tokenize_str(text))
+
+    scaffold = list(dict.fromkeys(pieces(_SCAFFOLD)))
+    counts = Counter(piece for text in texts for piece in pieces(text))
+    room = vocabulary - len(special) - len(scaffold)
+    _check_size(vocabulary, len(special) + len(scaffold) + 1, "the special tokens and the names of the chat roles")
+    frequent = [piece for piece, _ in counts.most_common() if piece not in scaffold][:room]
+    tokens = {token: index for index, token in enumerate([*special, *scaffold, *frequent])}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = split
+    return tokenizer
+
+
+def _check_size(vocabulary: int, least: int, what: str) -> None:
+    if vocabulary < least:
+        raise InputError(f"tokenizer.vocabulary: {vocabulary} cannot hold {what}; give at least {least}")
