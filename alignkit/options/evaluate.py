@@ -1,0 +1,83 @@
+"""The options of the evaluate stage. Knows no model and no torch."""
+
+from importlib.util import find_spec
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignkit.config import Config
+from alignkit.options.reward_source import RewardSource
+from alignkit.options.shared import DataOptions
+
+Metric = Literal["accuracy", "precision_recall_f1", "exact_match", "squad", "rouge", "bleu", "chrf"]
+NEEDED_PACKAGES: dict[str, str] = {"rouge": "rouge_score", "bleu": "sacrebleu", "chrf": "sacrebleu"}
+"""The modules that metrics need beyond alignkit's own requirements, all in alignkit[eval]."""
+
+
+class EvaluateConfig(Config):
+    """Compare models on held-out prompts: rewards, win rates, KL, lengths, perplexity, task metrics, samples."""
+
+    models: list[str] = Field(min_length=1)
+    """The models, in the order in which they were made."""
+    baseline: str | None = None
+    """The one of `models` that win rates are against. Left out: the first."""
+    reference: str | None = None
+    """The one of `models` that the KL is to. Left out: the baseline."""
+    data: DataOptions
+    """The held-out prompts. All of them are used: `validation` has no meaning here."""
+    reward: RewardSource | None = None
+    """What a completion is worth; win rates follow it, or `gold` where that is given."""
+    gold: RewardSource | None = None
+    """A second reward that no model was trained on, the true one where it is known."""
+    metrics: list[Metric] = Field(default_factory=list[Metric])
+    """Task metrics: completions against the reference answer in `answer_column`. rouge, bleu and chrf need
+    alignkit[eval]."""
+    answer_column: str = "answer"
+    """The data column with the reference answer, or a list of acceptable ones."""
+    positive_label: str | None = None
+    """precision_recall_f1: the label they are of. Left out: the plain mean over all labels."""
+    texts: DataOptions | None = None
+    """Held-out texts for perplexity."""
+    texts_are: Literal["demonstrations", "documents"] = "demonstrations"
+    """Perplexity of the answers in conversations, or of whole documents."""
+    chat_template: str | None = None
+    """The template of models that have none of their own: "chatml", "none", or a path to a .jinja file."""
+    eos_token: str | None = None
+    """The token that ends an answer, for models that have no template."""
+    max_new_tokens: int = Field(64, ge=1)
+    """The longest completion, in tokens, its end token included."""
+    temperature: float = Field(1.0, ge=0.0)
+    """Of sampling; 0 is greedy, and then there is no estimate of the KL."""
+    samples: int = Field(1, ge=1)
+    """Completions of each prompt."""
+    shown: int = Field(8, ge=0)
+    """Prompts whose completions are shown side by side."""
+    bootstrap: int = Field(1000, ge=100)
+    """Resamples behind each interval; prompts are resampled, with all their completions."""
+    confidence: float = Field(0.95, gt=0.0, lt=1.0)
+    """Of the intervals."""
+    seed: int = 0
+    """Set from the recipe."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, name in (("baseline", self.baseline), ("reference", self.reference)):
+            if name is not None and name not in self.models:
+                raise ValueError(f"{key}: {name!r} is not one of models ({', '.join(self.models)})")
+        if len(set(self.models)) < len(self.models):
+            raise ValueError("models: one of them stands there twice")
+        for metric in self.metrics:
+            needed = NEEDED_PACKAGES.get(metric)
+            if needed is not None and find_spec(needed) is None:
+                raise ValueError(f'metrics: {metric} needs the package {needed}; run pip install "alignkit[eval]"')
+        return self
+
+    @property
+    def baseline_index(self) -> int:
+        """The baseline's place in `models`."""
+        return 0 if self.baseline is None else self.models.index(self.baseline)
+
+    @property
+    def reference_index(self) -> int:
+        """The reference's place in `models`."""
+        return self.baseline_index if self.reference is None else self.models.index(self.reference)
