@@ -54,6 +54,8 @@ class RunRecord(BaseModel):
     """The folder, relative to the run, that "@name" stands for."""
     error: str | None = None
     """Why it failed."""
+    input_error: bool = False
+    """Whether the user's input was at fault."""
 
 
 def read_record(directory: Path) -> RunRecord | None:

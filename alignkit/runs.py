@@ -126,7 +126,8 @@ class Run:
     def fail(self, error: BaseException | str) -> None:
         """Mark the run failed, with the reason. What was written before stays, and the next start goes on from it."""
         self._close()
-        self._update(status="failed", ended=now(), error=str(error) or type(error).__name__)
+        reason = str(error) or type(error).__name__
+        self._update(status="failed", ended=now(), error=reason, input_error=isinstance(error, InputError))
 
     def _update(self, **values: Any) -> None:
         self.record = self.record.model_copy(update=values)
