@@ -94,8 +94,11 @@ class PpoConfig(Config):
     def _check(self) -> Self:
         if self.train.batch_size % self.samples:
             raise ValueError(f"train.batch_size {self.train.batch_size} is no multiple of samples {self.samples}")
-        if self.minibatches > self.train.batch_size:
-            raise ValueError(f"minibatches {self.minibatches} exceed train.batch_size {self.train.batch_size}")
+        prompts = self.train.batch_size // self.samples
+        if self.minibatches > prompts:
+            raise ValueError(f"minibatches {self.minibatches} exceed the {prompts} prompts of an update")
+        if self.data.over_long.startswith("truncate"):
+            raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
         if self.critic.init == "reward" and self.reward.kind != "learned":

@@ -1,0 +1,130 @@
+"""Opens what on-policy training needs: policy, reference, critic, reward, prompts. It knows no algorithm."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from alignkit.chat import ChatFormat, extend_embeddings
+from alignkit.config import InputError
+from alignkit.data.load import load_data
+from alignkit.models import Policy, load_policy, load_tokenizer, save_policy
+from alignkit.options.ppo import PpoConfig
+from alignkit.options.shared import LoraOptions, RuntimeOptions
+from alignkit.records import Prompt
+from alignkit.rewards import build_reward
+from alignkit.runs import Run
+from alignkit.scorer import Scorer, load_scorer
+from reward_models.functions import Reward
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """Everything that takes part in one on-policy run."""
+
+    policy: Policy
+    reference: Policy | None
+    """A frozen copy of the policy; None where the policy holds its reference itself (its adapter off)."""
+    critic: Scorer
+    reward: Reward
+    format: ChatFormat
+    prompts: list[Prompt]
+    validation: list[Prompt]
+    tolerance: float
+    """Nats a token by which two passes of equal weights may differ in this precision."""
+    generation_batch: int
+    """Completions that fit into the token budget together."""
+
+    def save(self, directory: Path) -> None:
+        """Write the policy as an artifact that plain `from_pretrained` loads."""
+        save_policy(self.policy, self.format.tokenizer, directory)
+        self.format.save(directory, self.policy.model)
+
+
+def load_actors(
+    config: PpoConfig, runtime: RuntimeOptions, run: Run, accelerator: Accelerator, reward: Reward | None = None
+) -> Actors:
+    """Open everything that `config` names; raises InputError naming the option that cannot be met."""
+    device, precision = accelerator.device, "bf16" if accelerator.mixed_precision == "bf16" else "float32"
+    tokenizer = load_tokenizer(config.model.path)
+    options = config.model
+    format = ChatFormat.load(tokenizer, options.chat_template, options.eos_token, options.template_kwargs)
+    prompts, validation, sources = load_data(config.data, Prompt, config.seed)
+    run.add_data(sources)
+    prompts, validation = (fitting(part, format, config) for part in (prompts, validation))
+    wanted = config.train.batch_size // config.samples
+    if not prompts or wanted < accelerator.num_processes:
+        raise InputError(
+            f"ppo: {len(prompts)} prompts, {wanted} of them in an update, for {accelerator.num_processes} processes: "
+            "give more prompts, a larger train.batch_size, or fewer processes"
+        )
+    policy = load_policy(options, device=device, precision=precision, seed=config.seed).eval()
+    if format.new_ids and policy.adapted is not None:
+        raise InputError(
+            "model.chat_template adds tokens that a LoRA adapter cannot learn here: run an sft stage first"
+        )
+    extend_embeddings(policy.model, tokenizer, format.new_ids)
+    if reward is None:
+        reward = build_reward(
+            config.reward,
+            device=device,
+            precision=precision,
+            token_budget=runtime.token_budget,
+            allow_code=runtime.allow_code,
+        )
+    longest = max(len(format.prompt(p.messages, p.tools)) for p in [*prompts, *validation]) + config.max_new_tokens
+    tolerance = 5e-2 if precision == "bf16" else 1e-2 if options.load_in_4bit else 1e-5
+    return Actors(
+        policy=policy,
+        reference=policy.frozen_copy() if policy.adapted is None else None,
+        critic=load_critic(config, format, accelerator, precision).eval(),
+        reward=reward,
+        format=format,
+        prompts=prompts,
+        validation=validation,
+        tolerance=tolerance,
+        generation_batch=max(1, runtime.token_budget // longest),
+    )
+
+
+def load_critic(config: PpoConfig, format: ChatFormat, accelerator: Accelerator, precision: str) -> Scorer:
+    """The critic: the reward model with its normalisation in the head, or the policy's trunk under a zero head."""
+    init, options = config.critic.init, config.model
+    if options.adapter == "continue" and options.lora is None:
+        options = options.model_copy(update={"adapter": "merge", "lora": LoraOptions()})
+    if init != "zero" and config.reward.kind == "learned":
+        same = load_tokenizer(str(config.reward.path)).get_vocab() == format.tokenizer.get_vocab()
+        if same:
+            options = options.model_copy(update={"path": config.reward.path})
+        elif init == "reward":
+            raise InputError(
+                f"critic.init: reward: {config.reward.path} has another tokenizer than {config.model.path}; use zero"
+            )
+    critic = load_scorer(options, device=accelerator.device, precision=precision, seed=config.seed + 1, zero_head=True)
+    if config.reward.normalised:
+        critic.fold_normalisation()
+    return critic
+
+
+def fitting(prompts: Sequence[Prompt], format: ChatFormat, config: PpoConfig) -> list[Prompt]:
+    """The prompts that leave room for max_new_tokens within data.max_length. Raises InputError for one that does not,
+    where over_long is `error`."""
+    room = config.data.max_length - config.max_new_tokens
+    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
+    kept = [prompt for prompt, context in zip(prompts, contexts, strict=True) if len(context) <= room]
+    if len(kept) == len(prompts):
+        return kept
+    over = next(n for n, context in enumerate(contexts) if len(context) > room)
+    lost = len(prompts) - len(kept)
+    told = f"{lost} of {len(prompts)} prompts leave no room for max_new_tokens {config.max_new_tokens}"
+    if config.data.over_long != "skip":
+        raise InputError(
+            f"data.max_length {config.data.max_length}: {told}; the first, {prompts[over].id or over}, has "
+            f"{len(contexts[over])} tokens. Raise data.max_length, or set data.over_long: skip"
+        )
+    logger.warning(f"{told}: skipped")
+    return kept

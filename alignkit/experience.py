@@ -1,0 +1,100 @@
+"""What policy, reference and critic say about sampled completions, read off tries. It knows no reward and no loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from alignkit.chat import ChatFormat
+from alignkit.models import Policy
+from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.records import Completion
+from alignkit.scorer import Scorer
+
+Read = Callable[[TrieBatch], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """N completions as sequences, and as the rows in which they are scored and first trained."""
+
+    sequences: list[TokenSequence]
+    """[N] prompt ids, then response ids, which weigh 1."""
+    starts: Tensor
+    """[N] int64, the length of each prompt."""
+    mask: Tensor
+    """[N, T] bool, true on the tokens of each response, left-aligned."""
+    parts: list[list[int]]
+    """The completions of each minibatch of the first epoch: each is packed by itself, in scoring and in training."""
+    budget: int
+    """Tokens of one row."""
+    packed: list[list[TrieBatch]] = field(default_factory=list[list[TrieBatch]])
+    """The rows of each part."""
+
+    def rows_of(self, columns: dict[str, Tensor], part: Sequence[int]) -> list[TrieBatch]:
+        """A part packed with `columns` ([N, T] each) at its response tokens."""
+        chosen: list[TokenSequence] = []
+        for n in part:
+            start, length = int(self.starts[n]), int(self.mask[n].sum())
+            values = {name: [0.0] * start + column[n, :length].tolist() for name, column in columns.items()}
+            chosen.append(replace(self.sequences[n], token_columns=values))
+        return pack(chosen, self.budget)
+
+    def read(self, read: Read, accelerator: Accelerator) -> Tensor:
+        """A reading of every response token, without gradient: rows -> [E], all of them -> [N, T] on the CPU."""
+        result = torch.zeros(self.mask.shape)
+        with torch.no_grad():
+            for part, batches in zip(self.parts, self.packed, strict=True):
+                numbers = torch.tensor(part, dtype=torch.int64)
+                for batch in batches:
+                    row = numbers[batch.owners[batch.owner]]
+                    column = batch.positions[batch.source] + 1 - self.starts[row]
+                    with accelerator.autocast():
+                        result[row, column] = read(batch.to(accelerator.device)).float().cpu()
+        return result
+
+
+def make_rollouts(
+    completions: Sequence[Completion], format: ChatFormat, budget: int, parts: list[list[int]] | None = None
+) -> Rollouts:
+    """Completions ready to be scored; without `parts` all of them are one part."""
+    sequences: list[TokenSequence] = []
+    starts: list[int] = []
+    for completion in completions:
+        context = format.prompt(completion.prompt, completion.tools)
+        weights = [0.0] * len(context) + [1.0] * len(completion.ids)
+        sequences.append(TokenSequence([*context, *completion.ids], weights))
+        starts.append(len(context))
+    lengths = torch.tensor([len(completion.ids) for completion in completions], dtype=torch.int64)
+    width = int(lengths.max()) if len(lengths) else 0
+    parts = [list(range(len(sequences)))] if parts is None else parts
+    return Rollouts(
+        sequences=sequences,
+        starts=torch.tensor(starts, dtype=torch.int64),
+        mask=torch.arange(width)[None] < lengths[:, None],
+        parts=parts,
+        budget=budget,
+        packed=[pack([sequences[n] for n in part], budget) if part else [] for part in parts],
+    )
+
+
+def log_probabilities(rollouts: Rollouts, policy: Policy, accelerator: Accelerator, temperature: float) -> Tensor:
+    """Log-probability of every response token, nats, [N, T], at the sampling temperature."""
+    return rollouts.read(lambda batch: policy(batch, temperature=temperature).logps, accelerator)
+
+
+def reference_log_probabilities(
+    rollouts: Rollouts, policy: Policy, frozen: Policy | None, accelerator: Accelerator, temperature: float
+) -> Tensor:
+    """The same under the reference: the frozen copy or, without one, the policy with its trained adapter off."""
+    if frozen is not None:
+        return log_probabilities(rollouts, frozen, accelerator, temperature)
+    with policy.reference():
+        return log_probabilities(rollouts, policy, accelerator, temperature)
+
+
+def values(rollouts: Rollouts, critic: Scorer, accelerator: Accelerator) -> Tensor:
+    """The critic's value before every response token, [N, T]: read at the token that predicts it."""
+    return rollouts.read(lambda batch: critic(batch, at="source"), accelerator)

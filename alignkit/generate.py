@@ -1,0 +1,176 @@
+"""Writes completions: `rollout` on transformers' `generate` with keyed draws. It does not know what a reward is.
+
+A draw depends on (seed, update, prompt, sample, position) and nothing else, so the same completion comes out in any
+batch, in any order and on any rank, up to rounding where a draw falls on the border of two tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from alignkit.chat import ChatFormat
+from alignkit.models import Policy
+from alignkit.records import Completion, Prompt
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+def rollout(
+    policy: Policy,
+    format: ChatFormat,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    update: int,
+    samples: int = 1,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    min_new_tokens: int = 0,
+    batch_size: int = 64,
+    numbers: Sequence[int] | None = None,
+) -> list[Completion]:
+    """`samples` completions of each prompt, those of one prompt side by side, in the prompts' order.
+
+    Sampled from softmax(logits / temperature), nothing cut off; temperature 0 is greedy. A completion ends after its
+    first stop token (kept in `ids`) or at `max_new_tokens`; stop tokens are impossible before `min_new_tokens`.
+    `numbers` are the prompts' numbers in the whole update, where only some of them are here (one rank's part);
+    `batch_size` counts completions generated together and changes speed and memory only.
+    """
+    numbers = range(len(prompts)) if numbers is None else numbers
+    contexts = [format.prompt(prompt.messages, prompt.tools) for prompt in prompts]
+    jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
+    by_length = sorted(jobs, key=lambda job: len(contexts[job[0]]))
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=list(format.stop_ids) or None,
+        pad_token_id=format.pad_id,
+    )
+    answers: dict[tuple[int, int], list[int]] = {}
+    for start in range(0, len(by_length), batch_size):
+        part = by_length[start : start + batch_size]
+        keys = row_keys(seed, update, [numbers[p] for p, _ in part], [s for _, s in part])
+        rows = _generate(policy, [contexts[p] for p, _ in part], keys, config, temperature, min_new_tokens, format)
+        answers.update(zip(part, rows, strict=True))
+    return [_completion(prompts[p], answers[p, s], format) for p, s in jobs]
+
+
+def _generate(
+    policy: Policy,
+    contexts: list[list[int]],
+    keys: Tensor,
+    config: GenerationConfig,
+    temperature: float,
+    min_new_tokens: int,
+    format: ChatFormat,
+) -> list[list[int]]:
+    """The generated ids of one left-padded batch, each up to its first stop token."""
+    longest = max(len(context) for context in contexts)
+    ids = torch.tensor([[format.pad_id] * (longest - len(context)) + context for context in contexts])
+    mask = torch.tensor([[0] * (longest - len(context)) + [1] * len(context) for context in contexts])
+    draw = KeyedDraw(keys, longest, temperature, min_new_tokens, format.stop_ids)
+    with policy.plain() as model, torch.no_grad():
+        device = next(model.parameters()).device
+        # A checkpoint's own defaults (repetition penalty, forced tokens …) would change the distribution unseen.
+        kept, model.generation_config = model.generation_config, GenerationConfig()
+        try:
+            rows = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([draw]),
+            )
+        finally:
+            model.generation_config = kept
+    return [_until_stop(row, format.stop_ids) for row in rows[:, longest:].tolist()]
+
+
+def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    for t, token in enumerate(ids):
+        if token in stop_ids:
+            return ids[: t + 1]
+    return ids
+
+
+def _completion(prompt: Prompt, ids: list[int], format: ChatFormat) -> Completion:
+    return Completion(
+        prompt=prompt.messages,
+        response=format.decode(ids),
+        columns=prompt.columns,
+        finished=ids[-1] in format.stop_ids,
+        ids=tuple(ids),
+        tools=prompt.tools,
+    )
+
+
+class KeyedDraw(LogitsProcessor):
+    """Replaces the next token's scores by the drawn token alone, so that a greedy step takes it."""
+
+    def __init__(
+        self, keys: Tensor, prompt_length: int, temperature: float, min_new_tokens: int, stop_ids: Sequence[int]
+    ) -> None:
+        self.keys = keys
+        self.prompt_length = prompt_length
+        self.temperature = temperature
+        self.min_new_tokens = min_new_tokens
+        self.stop_ids = list(stop_ids)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """[B, L] ids and [B, V] logits -> [B, V] scores: 0 at the drawn token, -inf elsewhere."""
+        position = input_ids.shape[1] - self.prompt_length
+        if position < self.min_new_tokens and self.stop_ids:
+            scores[:, self.stop_ids] = -torch.inf
+        if self.temperature == 0:
+            return scores
+        drawn = draw(scores.float() / self.temperature, uniforms(self.keys, position).to(scores.device))
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes `uniform`: [B, V] float32, [B] in [0, 1) -> [B] int64.
+
+    Inverse transform sampling. A float32 sum of probabilities may end below or above 1, so the draw is scaled by it.
+    """
+    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
+    index = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return index.clamp_(max=logits.shape[-1] - 1).squeeze(1)
+
+
+def uniforms(keys: Tensor, position: int) -> Tensor:
+    """One float32 in [0, 1) for each row at one position: [B] int64 -> [B], 24 bits each."""
+    return (_mixed(keys + _signed(_GOLDEN * (position + 1))) >> 40 & 0xFFFFFF).float() / 2**24
+
+
+def row_keys(seed: int, update: int, prompts: Sequence[int], samples: Sequence[int]) -> Tensor:
+    """One 64-bit key a row, [B] int64, hashed from (seed, update, prompt, sample)."""
+    key = torch.zeros(len(prompts), dtype=torch.int64)
+    for part in (
+        torch.full_like(key, seed),
+        torch.full_like(key, update),
+        torch.tensor(prompts),
+        torch.tensor(samples),
+    ):
+        key = _mixed(key * 31 + part + _signed(_GOLDEN))
+    return key
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014) on int64 that wraps around: [B] -> [B]."""
+    for shift, factor in _MIX:
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """A shift to the right that brings in zeros; torch's own brings in the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(x: int) -> int:
+    x &= (1 << 64) - 1
+    return x - (1 << 64) if x >= 1 << 63 else x

@@ -1,0 +1,99 @@
+"""Rewards that verify: the whole answer, a part of it, its last number, a pattern, a length. They know no model."""
+
+import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+from alignkit.config import InputError
+from alignkit.records import Completion, Scores
+from reward_models.functions import Reward, shown
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+
+
+def exact_match(column: str = "answer") -> Reward:
+    """1 where the response is the answer in `column`, up to case and white space; else 0."""
+    return _compare(column, lambda response, answer: _plain(response) == _plain(answer))
+
+
+def contains(column: str = "answer") -> Reward:
+    """1 where the answer in `column` stands in the response as whole words, up to case and white space; else 0."""
+
+    def holds(response: str, answer: str) -> bool:
+        return re.search(rf"(?<!\w){re.escape(_plain(answer))}(?!\w)", _plain(response)) is not None
+
+    return _compare(column, holds)
+
+
+def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
+    """1 where the response's last number equals the last one in `column`, within `tolerance` of its size; else 0.
+
+    Thousands' commas, signs, decimals and exponents are read; `#### 72` (GSM8K's answers) is 72.
+    Raises InputError for an answer without a number.
+    """
+
+    def equal(response: str, answer: str) -> bool:
+        wanted, found = last_number(answer), last_number(response)
+        if wanted is None:
+            raise InputError(f"reward number: the column {column!r} holds no number: {answer!r}")
+        return found is not None and abs(found - wanted) <= Decimal(tolerance) * max(abs(wanted), Decimal(1))
+
+    return _compare(column, equal)
+
+
+def pattern(regex: str, whole: bool = False) -> Reward:
+    """1 where `regex` is found in the response (or matches the `whole` of it); else 0."""
+    try:
+        compiled = re.compile(regex, re.DOTALL)
+    except re.error as error:
+        raise InputError(f"reward pattern: {regex!r} is not a regular expression: {error}") from error
+    find = compiled.fullmatch if whole else compiled.search
+
+    def reward(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(float(find(c.response.content) is not None) for c in completions))
+
+    return reward
+
+
+def length(target: int, tolerance: int = 0) -> Reward:
+    """0 within `tolerance` tokens of `target`, falling by 1/target for each token beyond; the end token counts."""
+    if target < 1 or tolerance < 0:
+        raise InputError(f"reward length: needs target >= 1 and tolerance >= 0, not {target} and {tolerance}")
+
+    def reward(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(-max(0, abs(len(c.ids) - target) - tolerance) / target for c in completions))
+
+    return reward
+
+
+RULES: dict[str, Callable[[str], Reward]] = {"exact_match": exact_match, "contains": contains, "number": number}
+"""The rules that a recipe names, each made from the column with the reference answer."""
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number that stands in a text, or None."""
+    found = _NUMBER.findall(text)
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except InvalidOperation:
+        return None
+
+
+def _compare(column: str, equal: Callable[[str, str], bool]) -> Reward:
+    def reward(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(float(equal(c.response.content, _answer(c, column))) for c in completions))
+
+    return reward
+
+
+def _answer(completion: Completion, column: str) -> str:
+    if completion.columns.get(column) is None:
+        raise InputError(
+            f"reward.answer_column: the prompt's data has no column {column!r}"
+            f" (it has: {', '.join(sorted(completion.columns)) or 'none'}): {shown(completion)}"
+        )
+    return str(completion.columns[column])
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
