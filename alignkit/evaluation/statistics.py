@@ -62,12 +62,16 @@ class Bootstrap:
             return Estimate(value)
         return Estimate(value, *self.interval([statistic(draw.tolist()) for draw in self.draws(count)]))
 
-    def win_rate(self, scores: Sequence[float], baseline: Sequence[float]) -> Estimate:
-        """Share of items on which the score is above the baseline's; a tie counts one half."""
-        if len(scores) != len(baseline):
-            raise ValueError(f"{len(scores)} scores against {len(baseline)} of the baseline")
-        difference = np.asarray(scores, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
-        return self.mean(((np.sign(difference) + 1.0) / 2).tolist())
+    def win_rate(self, scores: ArrayLike, baseline: ArrayLike) -> Estimate:
+        """Share of items on which the score is above the baseline's; a tie counts one half.
+
+        Both are [N], or [N, S] for S samples of each item: then each sample meets each of the baseline's.
+        """
+        a, b = np.asarray(scores, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+        if len(a) != len(b):
+            raise ValueError(f"{len(a)} scores against {len(b)} of the baseline")
+        a, b = a.reshape(len(a), -1, 1), b.reshape(len(b), 1, -1)
+        return self.mean(((np.sign(a - b) + 1.0) / 2).mean((1, 2)).tolist())
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -51,6 +51,11 @@ def test_win_rate_counts_a_tie_as_half() -> None:
         Bootstrap().win_rate([1.0, 2.0], [1.0])
 
 
+def test_each_sample_meets_each_of_the_baselines() -> None:
+    # Item 1: 3 beats both, 1 ties one and loses to 2: (1 + 1 + .5 + 0)/4. Item 2: all lose.
+    assert Bootstrap().win_rate([[3.0, 1.0], [0.0, 0.0]], [[1.0, 2.0], [5.0, 6.0]]).value == (2.5 / 4 + 0) / 2
+
+
 def test_ratio_weighs_items_by_their_denominators() -> None:
     estimate = Bootstrap(300).ratio([10.0, 2.0], [5.0, 1.0])
     assert (estimate.value, estimate.low, estimate.high) == (2.0, 2.0, 2.0)
