@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from alignkit.attention import NAME
+from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.packing import TrieBatch
@@ -245,10 +246,10 @@ def _add_lora(model: PreTrainedModel, lora: LoraOptions, seed: int) -> PeftModel
         return get_peft_model(model, config)
 
 
-def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def save_policy(policy: Policy, format: ChatFormat, directory: Path) -> None:
     """Write a folder that plain `from_pretrained` loads: whole weights, or the adapter where there is one."""
     save_model(policy.model, policy.adapted, directory)
-    tokenizer.save_pretrained(directory)
+    format.save(directory, policy.model)
 
 
 def save_model(model: PreTrainedModel, adapted: PeftModel | None, directory: Path) -> None:

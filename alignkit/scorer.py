@@ -10,8 +10,9 @@ from accelerate import init_empty_weights
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from alignkit.chat import ChatFormat
 from alignkit.models import is_adapter, load_model, save_model
 from alignkit.options.shared import ModelOptions
 from alignkit.packing import TrieBatch
@@ -101,19 +102,19 @@ def _draw_head(head: nn.Linear, zero: bool, seed: int) -> None:
         head.bias.zero_()
 
 
-def save_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write the trunk or adapter, the head and the tokenizer.
+def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
+    """Write the trunk or adapter, the head, and how the model is spoken to.
 
     Where the architecture has a SequenceClassification class, the folder loads as one (its head has no bias: the
     constant is in head.safetensors, and differences of scores do not need it).
     """
     directory.mkdir(parents=True, exist_ok=True)
-    scorer.model.config.pad_token_id = tokenizer.pad_token_id
+    scorer.model.config.pad_token_id = format.pad_id
     if scorer.adapted is not None:
         save_model(scorer.model, scorer.adapted, directory)
     else:
         _as_classifier(scorer).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    format.save(directory)
     state = {
         "weight": scorer.head.weight.detach(),
         "bias": scorer.head.bias.detach(),

@@ -1,0 +1,108 @@
+"""What stages on records do first and last: format, accelerator, records to examples, the end. Knows no loss."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from alignkit.chat import ChatFormat, fit_length
+from alignkit.chat_tokens import extend_embeddings
+from alignkit.config import InputError
+from alignkit.data.load import load_data
+from alignkit.loop import FitResult, make_accelerator
+from alignkit.models import load_tokenizer
+from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
+from alignkit.packing import TokenSequence
+from alignkit.records import Comparison, Record
+from alignkit.runs import Run
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a stage's model is spoken to, and where it runs."""
+
+    format: ChatFormat
+    accelerator: Accelerator
+
+    @property
+    def precision(self) -> Literal["float32", "bf16"]:
+        """Of the frozen weights."""
+        return "bf16" if self.accelerator.mixed_precision == "bf16" else "float32"
+
+    def extend(self, model: PreTrainedModel, options: ModelOptions) -> None:
+        """Embedding rows for the special tokens that the template brought, if any."""
+        if not self.format.new_ids:
+            return
+        if options.lora is not None:
+            raise InputError(
+                f"model.chat_template: {options.chat_template!r} adds tokens to {options.path}, which LoRA leaves "
+                "untrained; train this stage without lora, or use chat_template: none"
+            )
+        extend_embeddings(model, self.format.tokenizer, self.format.new_ids)
+
+
+def open_setting(options: ModelOptions, runtime: RuntimeOptions) -> Setting:
+    """The accelerator, and the format of the model that `options` names. Raises InputError."""
+    tokenizer = load_tokenizer(options.path)
+    format = ChatFormat.load(tokenizer, options.chat_template, options.eos_token, options.template_kwargs)
+    return Setting(format, make_accelerator(runtime))
+
+
+def load_examples(
+    options: DataOptions,
+    kind: type[R],
+    tokenize: Callable[[Sequence[R]], Sequence[Sequence[TokenSequence]]],
+    setting: Setting,
+    run: Run,
+    seed: int,
+    budget: int,
+) -> tuple[list[list[TokenSequence]], list[list[TokenSequence]], list[R]]:
+    """Training and validation examples within data.max_length, and the validation records that were kept.
+
+    What was skipped or cut is logged as data/skipped and data/truncated. Raises InputError.
+    """
+    train, validation, sources = load_data(options, kind, seed)
+    run.add_data(sources)
+    counts: Counter[str] = Counter()
+    bos = setting.format.tokenizer.bos_token_id
+    limit = min(options.max_length, budget)
+
+    def examples(records: Sequence[R]) -> list[tuple[R, list[TokenSequence]]]:
+        pairs = zip(records, tokenize(records), strict=True)
+        fitted = ((r, fit_length(e, limit, options.over_long, bos_id=bos, counts=counts)) for r, e in pairs)
+        return [(record, example) for record, example in fitted if example is not None]
+
+    kept, held_out = examples(train), examples(validation)
+    if not kept:
+        raise InputError(f"data: none of {len(train)} training records is left; look at data.max_length and over_long")
+    run.log(
+        0, {"data/train": len(kept), "data/validation": len(held_out), **{f"data/{k}": n for k, n in counts.items()}}
+    )
+    return [e for _, e in kept], [e for _, e in held_out], [r for r, _ in held_out]
+
+
+def ranked_sequences(format: ChatFormat, comparisons: Sequence[Comparison]) -> list[list[TokenSequence]]:
+    """One sequence per response, with its rank (1 = best) and, where rated, its score as columns."""
+    items = [(c.prompt, response, c.tools) for c in comparisons for response in c.responses]
+    sequences = iter(format.completions(items))
+    examples: list[list[TokenSequence]] = []
+    for comparison in comparisons:
+        columns = [{"rank": float(rank), "rating": 0.0} for rank in comparison.ranks]
+        for column, rating in zip(columns, comparison.margins or (), strict=False):
+            column["rating"] = rating
+        examples.append([_with(next(sequences), column) for column in columns])
+    return examples
+
+
+def _with(sequence: TokenSequence, columns: dict[str, float]) -> TokenSequence:
+    return TokenSequence(sequence.ids, sequence.weights, columns=columns)
+
+
+def finish(run: Run, result: FitResult, metrics: dict[str, Any] | None = None) -> None:
+    """Mark an offline stage's run done."""
+    run.finish({**result.metrics, **(metrics or {})}, result.throughput, result.peak_memory_bytes, run.model_dir)

@@ -1,0 +1,1 @@
+"""A stage is options and `run(config, runtime, run)`; stages never import each other."""
