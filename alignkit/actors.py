@@ -41,7 +41,7 @@ class Actors:
 
     def save(self, directory: Path) -> None:
         """Write the policy as an artifact that plain `from_pretrained` loads."""
-        save_policy(self.policy, self.format.tokenizer, directory)
+        save_policy(self.policy, self.format, directory)
         self.format.save(directory, self.policy.model)
 
 
