@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.config import InputError
-from alignkit.identity import Contents, stage_ids
 from alignkit.lineage import RunRecord, read_record, write_record
 from alignkit.options.shared import RuntimeOptions
-from alignkit.recipe import Recipe, Stage
+from alignkit.recipe.identity import Contents, stage_ids
+from alignkit.recipe.read import Recipe, Stage
 
 State = Literal["done", "stored", "unfinished", "new"]
 Execute = Callable[[Path, RuntimeOptions], None]
@@ -191,7 +191,7 @@ def child_command(directory: Path, runtime: RuntimeOptions) -> list[str]:
 def _child_environment(runtime: RuntimeOptions) -> dict[str, str]:
     """This process's environment, less what a launcher set for it, and with this very alignkit importable."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCH_VARIABLES)}
-    here = str(Path(__file__).resolve().parents[1])
+    here = str(Path(__file__).resolve().parents[2])
     kept["ALIGNKIT_DRIVER"] = str(os.getpid())
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     if runtime.processes > 1:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from alignkit.chain import StageFailed, plan, run_chain
 from alignkit.config import Config, InputError
 from alignkit.lineage import read_record
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
-from alignkit.recipe import Recipe, load_recipe
+from alignkit.recipe.chain import StageFailed, plan, run_chain
+from alignkit.recipe.read import Recipe, load_recipe
 from alignkit.runs import Run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Train(Config):
@@ -219,9 +219,9 @@ def test_a_killed_chain_goes_on_with_the_stage_it_was_in(recipe: Path) -> None:
     script = """
         import sys, time
         from pathlib import Path
-        sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+        sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/recipe"]
         from test_recipe import Fake, load
-        from alignkit.chain import run_chain
+        from alignkit.recipe.chain import run_chain
         fake = Fake()
         def stage(directory, runtime):
             if directory.name == "reward":
@@ -269,8 +269,8 @@ def test_planning_imports_no_torch(recipe: Path) -> None:
     script = """
         import sys
         from pathlib import Path
-        from alignkit.chain import plan
-        from alignkit.recipe import load_recipe
+        from alignkit.recipe.chain import plan
+        from alignkit.recipe.read import load_recipe
         from alignkit.options.shared import ModelOptions
         from alignkit.config import Config
         class Train(Config):

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from alignkit.config import InputError, content_hash
-from alignkit.hub import revision
 from alignkit.lineage import atomic_write, sha256_file
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions, ModelOptions
-from alignkit.recipe import REFERENCE, Recipe, Stage
+from alignkit.recipe.hub import revision
+from alignkit.recipe.read import REFERENCE, Recipe, Stage
 
 FORMAT = 1
 """Raised when a change of alignkit makes results that earlier runs no longer stand for."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import Config, InputError, build
-from alignkit.hub import local_folder
-from alignkit.identity import existing, names_model
 from alignkit.lineage import read_record
 from alignkit.options import STAGES
 from alignkit.options.shared import RuntimeOptions
-from alignkit.recipe import REFERENCE
+from alignkit.recipe.hub import local_folder
+from alignkit.recipe.identity import existing, names_model
+from alignkit.recipe.read import REFERENCE
 from alignkit.runs import Run
 
 
