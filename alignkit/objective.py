@@ -4,6 +4,7 @@ Only this file divides: the counts of the step are added over all rows and ranks
 term is divided by its own, so that gradients and metrics depend neither on the token budget nor on the process count.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -242,8 +243,8 @@ def _mean(sums: Sums, counts: Mapping[str, float], totals: dict[str, Tensor]) ->
         value = value.detach().double()
         totals[name] = totals[name] + value if name in totals else value
     # A term without items in the whole step has no mean: it is left out.
-    shares = {name: 1 / counts[name] if counts[name] else 0.0 for name in sums.loss}
-    return torch.stack([value.double() * shares[name] for name, value in sums.loss.items()]).sum()
+    terms = [value.double() / (counts[name] or math.inf) for name, value in sums.loss.items()]
+    return torch.stack(terms).sum()
 
 
 def _pull(readings: Readings, slopes: Readings) -> None:
