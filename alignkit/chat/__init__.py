@@ -1,0 +1,7 @@
+"""THE place for templates, tokenizing, end-of-turn tokens, truncation and the token contract. It knows no data sets."""
+
+from alignkit.chat.format import ChatFormat
+from alignkit.chat.length import OverLong, fit_length
+from alignkit.chat.tokens import extend_embeddings
+
+__all__ = ["ChatFormat", "OverLong", "extend_embeddings", "fit_length"]
