@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from alignkit.chat import ChatFormat, fit_length
-from alignkit.chat_tokens import extend_embeddings
+from alignkit.chat.tokens import extend_embeddings
 from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.loop import FitResult, make_accelerator

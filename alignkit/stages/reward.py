@@ -6,7 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignkit.evaluation.statistics import comparison_metrics
+from alignkit.evaluation.statistics import (
+    length_only_accuracy,
+    preference_accuracy,
+    preference_calibration,
+    preference_nll,
+)
 from alignkit.loop import Example, Objective, Sums, fit
 from alignkit.losses import bradley_terry, centring, ranking_pairs
 from alignkit.objective import Readings
@@ -44,8 +49,7 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     result = fit(
         scorer, train, validation, objective, config.train, runtime, run, config.seed, setting.accelerator, save
     )
-    held_out = [_scored(scorer, example, runtime.token_budget) for example in validation]
-    metrics = comparison_metrics(held_out) if held_out else {}
+    metrics = held_out_metrics(scorer, validation, runtime.token_budget) if validation else {}
     finish(run, result, {**metrics, "score_mean": scorer.mean.item(), "score_deviation": scorer.deviation.item()})
     return run.model_dir
 
@@ -110,8 +114,19 @@ def check_reload(scorer: Scorer, folder: Path, examples: Sequence[Example], budg
         raise RuntimeError(f"{folder}: saved scores differ from trained ones: {after.tolist()} and {before.tolist()}")
 
 
-def _scored(scorer: Scorer, example: Example, budget: int) -> tuple[list[float], list[float], list[int]]:
-    """(scores, ranks, lengths in answer tokens) of one held-out ranking."""
-    scores = score(scorer, example, budget).tolist()
-    ranks = [sequence.columns["rank"] for sequence in example]
-    return scores, ranks, [sum(w != 0 for w in sequence.weights) for sequence in example]
+def held_out_metrics(scorer: Scorer, examples: Sequence[Example], budget: int) -> dict[str, float]:
+    """Accuracy, NLL and calibration error on untied pairs, each ranking weighing 1, beside length-only accuracy."""
+    numbered = [(sequence, n) for n, example in enumerate(examples) for sequence in example]
+    scores = score(scorer, [sequence for sequence, _ in numbered], budget)
+    ranks = torch.tensor([sequence.columns["rank"] for sequence, _ in numbered])
+    better, worse, weight = ranking_pairs(ranks, torch.tensor([n for _, n in numbered]))
+    lengths = torch.tensor([sum(w != 0 for w in sequence.weights) for sequence, _ in numbered])
+    margins, weights = (scores[better] - scores[worse]).tolist(), weight.tolist()
+    by_length = length_only_accuracy(lengths[better].tolist(), lengths[worse].tolist(), weights)
+    return {
+        "held_out/accuracy": preference_accuracy(margins, weights),
+        "held_out/nll": preference_nll(margins, weights),
+        "held_out/calibration_error": preference_calibration(margins, weights),
+        "held_out/length_only_accuracy": by_length["best"],
+        "held_out/pairs": float(len(margins)),
+    }
