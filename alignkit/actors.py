@@ -38,6 +38,8 @@ class Actors:
     """Nats a token by which two passes of equal weights may differ in this precision."""
     generation_batch: int
     """Completions that fit into the token budget together."""
+    token_budget: int
+    """Tokens in one forward pass."""
 
     def save(self, directory: Path) -> None:
         """Write the policy as an artifact that plain `from_pretrained` loads."""
@@ -88,6 +90,7 @@ def load_actors(
         validation=validation,
         tolerance=tolerance,
         generation_batch=max(1, runtime.token_budget // longest),
+        token_budget=runtime.token_budget,
     )
 
 

@@ -4,10 +4,10 @@ A token's reward is -coef·(log π - log π_ref), plus the completion's score at
 Policy and critic are trained by the clipped losses of Schulman et al. (2017), first on the rows they were scored in.
 """
 
-import math
 import random
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,16 +17,15 @@ from torch import Tensor
 
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
-from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
 from alignkit.experience import Rollouts, log_probabilities, make_rollouts, reference_log_probabilities, values
 from alignkit.generate import rollout
 from alignkit.loop import NonFiniteLoss, Objective, Sums, make_accelerator, make_optimizer, update
 from alignkit.losses import is_clipped, policy_clip, value_clip
+from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor, set_learning_rate
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.packing import TrieBatch
-from alignkit.progress import peak_memory_bytes, progress
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
 from reward_models.functions import Reward
@@ -39,273 +38,200 @@ def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
     """Train the policy; returns the artifact's folder. `reward` replaces the recipe's, for library use."""
     accelerator = make_accelerator(runtime)
     actors = load_actors(config, runtime, run, accelerator, reward)
-    return _Ppo(config, runtime, run, accelerator, actors).go()
-
-
-@dataclass
-class _State:
-    """What a resumed run must know besides parameters and optimizers."""
-
-    update: int = 0
-    coef: float = 0.0
-    best: float = -math.inf
-    stale: int = 0
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    ppo = Ppo(config, accelerator, actors)
+    online = Online(
+        models={"policy": (actors.policy, ppo.policy_optimizer), "critic": (actors.critic, ppo.critic_optimizer)},
+        step=ppo.step,
+        validate=ppo.validate if actors.validation else None,
+        memory=ppo.memory,
+        save=actors.save,
+    )
+    return fit_online(online, ppo.total, config.train, runtime, run, accelerator)
 
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """One update's completions and what was measured on them, all [N, T] but `scores` [N]."""
+    """An update's N completions on this rank, and what was measured on their T tokens."""
 
+    completions: list[Completion]
     rollouts: Rollouts
     scores: Tensor
+    """[N] the reward of the whole completion."""
     old: Tensor
-    """log π of the tokens as sampled, nats."""
+    """[N, T] log π of the tokens as sampled, nats."""
     reference: Tensor
-    values: Tensor
+    """[N, T] log π_ref of the same."""
 
 
-class _Ppo:
-    def __init__(
-        self, config: PpoConfig, runtime: RuntimeOptions, run: Run, accelerator: Accelerator, actors: Actors
-    ) -> None:
-        self.config, self.runtime, self.run, self.accelerator, self.actors = config, runtime, run, accelerator, actors
+class Ppo:
+    """One run's actors and optimizers, and what happens in an update."""
+
+    def __init__(self, config: PpoConfig, accelerator: Accelerator, actors: Actors) -> None:
+        self.config, self.accelerator, self.actors = config, accelerator, actors
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
         self.prompts = config.train.batch_size // config.samples
         self.total = config.train.steps or max(1, round(config.train.epochs * len(actors.prompts) / self.prompts))
-        self.evaluate_every = config.train.evaluate_every or math.ceil(self.total / 5)
-        self.policy_optimizer = make_optimizer(actors.policy, config.train)
+        self.memory = {"kl_coef": config.kl.coef}
         rate = config.critic.learning_rate or 5 * config.train.learning_rate
+        self.policy_optimizer = make_optimizer(actors.policy, config.train)
         self.critic_optimizer = make_optimizer(actors.critic, config.train.model_copy(update={"learning_rate": rate}))
         self.policy_objective = policy_objective(config.clip, config.temperature)
         self.critic_objective = critic_objective(config.value_clip)
-        self.state = _State(coef=config.kl.coef)
-        self.best: dict[str, Tensor] = {}
-        self.seconds, self.tokens = 0.0, 0.0
 
-    # ---------------------------------------------------------------------------------------------- one update
-
-    def step(self) -> dict[str, float]:
+    def step(self, number: int) -> dict[str, float]:
         """sample -> score -> advantages -> update; returns what it logs."""
         started = time.perf_counter()
-        number, config = self.state.update, self.config
+        config = self.config
         set_seed(random.Random(f"{config.seed} update {number} {self.rank}").getrandbits(32))
-        places = range(self.rank, self.prompts, self.ranks)
-        completions = self.sample([self.actors.prompts[self.drawn(place)] for place in places], number, places)
         orders = [self.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
+        completions = self.sample(self.drawn(number), number, range(self.rank, self.prompts, self.ranks))
         experience = self.score(completions, orders[0])
-        metrics, columns = self.advantages(experience, completions)
+        metrics = self.describe(experience) | {"objective/kl_coef": self.memory["kl_coef"]}
+        if number == 0:
+            drift = (experience.old - experience.reference).abs()[experience.rollouts.mask]
+            self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
+        columns, explained = self.advantages(experience)
         factor = schedule_factor(config.train, number, self.total)
-        metrics |= self.optimise(experience.rollouts, columns, orders, factor)
-        self.state.coef = self.controller().update(metrics["objective/kl"], config.train.batch_size).coef
-        self.state.update += 1
+        trained = self.optimise(experience.rollouts, columns, orders, factor)
+        self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
         seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
-        self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
-        rate = factor * config.train.learning_rate
-        return {**metrics, "learning_rate": rate, "tokens_per_second": tokens / seconds, "seconds": seconds}
+        rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
+        return {**metrics, "critic/explained_variance": explained, **trained, **rates, "seconds": seconds}
 
-    def drawn(self, place: int) -> int:
-        """The index of the prompt at a place of this update: an epoch is a permutation drawn from (seed, epoch)."""
-        epoch, n = divmod(self.state.update * self.prompts + place, len(self.actors.prompts))
-        return _shuffled(len(self.actors.prompts), f"{self.config.seed} prompts {epoch}")[n]
+    # -------------------------------------------------------------------------------------------------- sample
 
-    def minibatches(self, number: int, epoch: int) -> list[list[int]]:
-        """This rank's completions in each minibatch of an epoch; those of one prompt stay together."""
-        order = _shuffled(self.prompts, f"{self.config.seed} minibatches {number} {epoch}")
-        parts = torch.tensor(order).tensor_split(self.config.minibatches)
-        own = [[place // self.ranks for place in part.tolist() if place % self.ranks == self.rank] for part in parts]
-        return [[p * self.config.samples + s for p in part for s in range(self.config.samples)] for part in own]
+    def drawn(self, number: int) -> list[Prompt]:
+        """This rank's prompts of an update: an epoch is a permutation drawn from (seed, epoch)."""
+        pool = self.actors.prompts
+        places = range(number * self.prompts + self.rank, (number + 1) * self.prompts, self.ranks)
+        orders = {place // len(pool): [0] for place in places}
+        orders = {epoch: _shuffled(len(pool), f"{self.config.seed} prompts {epoch}") for epoch in orders}
+        return [pool[orders[place // len(pool)][place % len(pool)]] for place in places]
 
-    def sample(self, prompts: list[Prompt], number: int, places: range) -> list[Completion]:
-        """Completions of this rank's prompts, keyed by their places in the whole update."""
+    def sample(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> list[Completion]:
+        """Completions of prompts, keyed by their places in the whole update."""
+        config = self.config
         with self.accelerator.autocast():
             return rollout(
                 self.actors.policy,
                 self.actors.format,
                 prompts,
-                seed=self.config.seed,
+                seed=config.seed,
                 update=number,
-                samples=self.config.samples if number != HELD_OUT else 1,
-                max_new_tokens=self.config.max_new_tokens,
-                min_new_tokens=self.config.min_new_tokens,
-                temperature=self.config.temperature,
+                samples=1 if number == HELD_OUT else config.samples,
+                max_new_tokens=config.max_new_tokens,
+                min_new_tokens=config.min_new_tokens,
+                temperature=config.temperature,
                 batch_size=self.actors.generation_batch,
                 numbers=places,
             )
 
-    def score(self, completions: list[Completion], parts: list[list[int]] | None = None) -> Experience:
-        """The reward's score, and log-probabilities, reference and values of every token, read off tries."""
-        actors, temperature = self.actors, self.config.temperature
-        rollouts = make_rollouts(completions, actors.format, self.runtime.token_budget, parts)
-        scored = actors.reward(completions).total if completions else ()
-        return Experience(
-            rollouts,
-            settle_missing_eos(torch.tensor(scored), completions, self.config),
-            log_probabilities(rollouts, actors.policy, self.accelerator, temperature),
-            reference_log_probabilities(rollouts, actors.policy, actors.reference, self.accelerator, temperature),
-            values(rollouts, actors.critic, self.accelerator) if parts is not None else torch.zeros(0),
-        )
+    # --------------------------------------------------------------------------------------------------- score
 
-    def advantages(
-        self, experience: Experience, completions: list[Completion]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Metrics of the sampled completions, and the columns [N, T] that the update trains on."""
+    def score(self, completions: list[Completion], parts: list[list[int]] | None = None) -> Experience:
+        """The reward, and what policy and reference say about every token, read off tries."""
+        actors, temperature = self.actors, self.config.temperature
+        rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts)
+        scored = actors.reward(completions).total if completions else ()
+        scores = settle_missing_eos(torch.tensor(scored), completions, self.config)
+        old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
+        reference = reference_log_probabilities(
+            rollouts, actors.policy, actors.reference, self.accelerator, temperature
+        )
+        return Experience(completions, rollouts, scores, old, reference)
+
+    def describe(self, experience: Experience) -> dict[str, float]:
+        """Means over the completions of all ranks; KL and entropy in nats per completion."""
+        mask, coef = experience.rollouts.mask, self.memory["kl_coef"]
+        kl = (rl.kl_k1(experience.old, experience.reference) * mask).sum(1)
+        numbers = {
+            "objective/score": experience.scores,
+            "objective/kl": kl,
+            "objective/rlhf_reward": experience.scores - coef * kl,
+            "objective/non_score_reward": -coef * kl,
+            "objective/entropy": -(experience.old * mask).sum(1),
+            "completion/length": mask.sum(1),
+            "completion/finished": torch.tensor([completion.finished for completion in experience.completions]),
+        }
+        sums = self.reduce(torch.stack([x.double().sum() for x in (torch.ones(len(mask)), *numbers.values())]))
+        return dict(zip(numbers, (sums[1:] / sums[0]).tolist(), strict=True))
+
+    def validate(self) -> tuple[dict[str, float], float]:
+        """Score and KL of the policy's answers to the held-out prompts, and its objective at the first coefficient."""
+        places = range(self.rank, len(self.actors.validation), self.ranks)
+        prompts = [self.actors.validation[place] for place in places]
+        metrics = self.describe(self.score(self.sample(prompts, HELD_OUT, places)))
+        return metrics, metrics["objective/score"] - self.config.kl.coef * metrics["objective/kl"]
+
+    # ---------------------------------------------------------------------------------------------- advantages
+
+    def advantages(self, experience: Experience) -> tuple[dict[str, Tensor], float]:
+        """The columns [N, T] that the update trains on, and the critic's explained variance."""
         config, mask = self.config, experience.rollouts.mask
+        value = values(experience.rollouts, self.actors.critic, self.accelerator)
         kl = rl.kl_k1(experience.old, experience.reference)
-        if self.state.update == 0:
-            self.check("the policy differs from its reference before the first update", kl.abs()[mask])
-        rewards = rl.shaped_rewards(experience.scores, kl, mask, self.state.coef)
-        advantages, returns = rl.gae(rewards, experience.values, mask, config.gamma, config.lam)
-        metrics = self.describe(experience, completions)
-        explained = rl.explained_variance(experience.values, returns, mask, self.reduce)
-        metrics |= {"critic/explained_variance": float(explained), "objective/kl_coef": self.state.coef}
+        rewards = rl.shaped_rewards(experience.scores, kl, mask, self.memory["kl_coef"])
+        advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)
+        explained = float(rl.explained_variance(value, returns, mask, self.reduce))
         if config.whiten_advantages:
-            advantages = rl.whiten(advantages, mask, reduce=self.reduce)
-        columns = {"old": experience.old, "advantage": advantages, "return": returns, "value": experience.values}
-        return metrics, columns
+            advantage = rl.whiten(advantage, mask, reduce=self.reduce)
+        return {"old": experience.old, "advantage": advantage, "return": returns, "value": value}, explained
+
+    # -------------------------------------------------------------------------------------------------- update
 
     def optimise(
         self, rollouts: Rollouts, columns: dict[str, Tensor], orders: list[list[list[int]]], factor: float
     ) -> dict[str, float]:
         """Optimizer steps of policy and critic over all minibatches of all epochs; the means over these steps."""
-        actors, norm = self.actors, self.config.train.max_grad_norm
         set_learning_rate(self.policy_optimizer, factor)
         set_learning_rate(self.critic_optimizer, factor)
         logs: list[dict[str, float]] = []
         for part in (part for order in orders for part in order):
             rows = rollouts.rows_of(columns, part)
+            common = (self.accelerator, self.config.train.max_grad_norm)
             try:
-                policy = update(
-                    actors.policy, rows, self.policy_objective, self.policy_optimizer, self.accelerator, norm
-                )
-                critic = update(
-                    actors.critic, rows, self.critic_objective, self.critic_optimizer, self.accelerator, norm
-                )
+                policy = update(self.actors.policy, rows, self.policy_objective, self.policy_optimizer, *common)
+                critic = update(self.actors.critic, rows, self.critic_objective, self.critic_optimizer, *common)
             except NonFiniteLoss as error:
                 raise NonFiniteLoss(
-                    f"update {self.state.update + 1} of {self.total}: {error}. Lower train.learning_rate (now "
-                    f"{self.config.train.learning_rate:g}), or look for extreme scores of the reward"
+                    f"{error}. Lower train.learning_rate (now {self.config.train.learning_rate:g}), or look for "
+                    "extreme scores of the reward; the last checkpoint stands"
                 ) from error
+            drift = policy.pop("drift")
             if not logs:
-                self.check("the first minibatch's ratio is not 1", torch.tensor([policy["drift"]]))
-            del policy["drift"]
+                self.check("the ratio is not 1 in the first minibatch", drift)
             logs.append({f"policy/{k}": v for k, v in policy.items()} | {f"critic/{k}": v for k, v in critic.items()})
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
 
-    # ------------------------------------------------------------------------------------------ around updates
+    def minibatches(self, number: int, epoch: int) -> list[list[int]]:
+        """This rank's completions in each minibatch of an epoch; those of one prompt stay together."""
+        order = torch.tensor(_shuffled(self.prompts, f"{self.config.seed} minibatches {number} {epoch}"))
+        parts: list[list[int]] = []
+        for part in order.tensor_split(self.config.minibatches):
+            own = [place // self.ranks for place in part.tolist() if place % self.ranks == self.rank]
+            parts.append([p * self.config.samples + s for p in own for s in range(self.config.samples)])
+        return parts
 
-    def go(self) -> Path:
-        self.resume()
-        last = dict[str, float]()
-        if self.state.update == 0:
-            self.validate()
-        with progress(self.run.directory.name, self.total, shown=self.accelerator.is_main_process) as advance:
-            while self.state.update < self.total and not self.stopped():
-                last = self.step()
-                number = self.state.update
-                if number % self.runtime.log_every == 0 or number == self.total:
-                    self.run.log(number, last)
-                advance(number, {k: last[k] for k in ("objective/score", "objective/kl", "tokens_per_second")})
-                if number % self.evaluate_every == 0 or number == self.total:
-                    self.validate()
-                if number % (self.config.train.checkpoint_every or self.evaluate_every) == 0 and number < self.total:
-                    self.checkpoint()
-        if self.config.train.patience and self.best:
-            copy_parameters(self.actors.policy, self.best, "the best validation")
-        return self.finish(self.state.metrics or last)
-
-    def validate(self) -> None:
-        """Score and KL of the policy's answers to the held-out prompts; the best is kept for early stopping."""
-        if not self.actors.validation:
-            return
-        places = range(self.rank, len(self.actors.validation), self.ranks)
-        completions = self.sample([self.actors.validation[place] for place in places], HELD_OUT, places)
-        metrics = self.describe(self.score(completions), completions)
-        self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
-        # Measured at the first coefficient, so that an adaptive one does not move the yardstick.
-        objective = metrics["objective/score"] - self.config.kl.coef * metrics["objective/kl"]
-        patient = self.config.train.patience is not None
-        if objective > self.state.best:
-            self.state.best, self.state.stale = objective, 0
-            if patient:
-                own = trained_parameters(self.actors.policy)
-                self.best = {name: p.detach().to("cpu", copy=True) for name, p in own.items()}
-        else:
-            self.state.stale += 1
-        if not patient or self.state.stale == 0:
-            self.state.metrics = metrics
-
-    def describe(self, experience: Experience, completions: list[Completion]) -> dict[str, float]:
-        """Means over the completions of all ranks; KL and entropy in nats per completion."""
-        mask = experience.rollouts.mask
-        kl = ((experience.old - experience.reference) * mask).sum(1)
-        numbers = {
-            "objective/score": experience.scores,
-            "objective/kl": kl,
-            "objective/rlhf_reward": experience.scores - self.state.coef * kl,
-            "objective/non_score_reward": -self.state.coef * kl,
-            "objective/entropy": -(experience.old * mask).sum(1),
-            "completion/length": mask.sum(1),
-            "completion/finished": torch.tensor([completion.finished for completion in completions]),
-        }
-        count = torch.tensor([len(completions)])
-        sums = self.reduce(torch.stack([x.double().sum() for x in (count, *numbers.values())]))
-        return dict(zip(numbers, (sums[1:] / sums[0]).tolist(), strict=True))
+    def steered(self, kl: float) -> float:
+        """The KL coefficient after an update whose completions had a mean KL of `kl` nats."""
+        options, coef = self.config.kl, self.memory["kl_coef"]
+        if options.controller == "fixed":
+            return coef
+        return rl.AdaptiveKL(coef, options.target, options.horizon).update(kl, self.config.train.batch_size).coef
 
     def reduce(self, x: Tensor) -> Tensor:
         """The sum over all ranks."""
         return x if self.ranks == 1 else self.accelerator.reduce(x.to(self.accelerator.device), "sum").to(x.device)
 
-    def check(self, what: str, gaps: Tensor) -> None:
-        """Both are exact in theory: a gap means that sampling, scoring and training do not see one model."""
-        sums = self.reduce(torch.tensor([float(gaps.double().sum()), float(gaps.numel())], dtype=torch.float64))
+    def check(self, what: str, total: float, count: int = 1) -> None:
+        """Zero in theory: a gap means that sampling, scoring and training do not see one and the same model."""
+        sums = self.reduce(torch.tensor([total, count], dtype=torch.float64))
         gap = float(sums[0] / sums[1])
         if not gap <= self.actors.tolerance:
             raise RuntimeError(
-                f"update {self.state.update + 1}: {what}: {gap:.2e} nats a token, above {self.actors.tolerance:g}. "
+                f"{what}: they differ by {gap:.2e} nats a token, more than {self.actors.tolerance:g}. "
                 "Is there dropout in the model, or a module that behaves differently from pass to pass?"
             )
-
-    def controller(self) -> rl.FixedKL | rl.AdaptiveKL:
-        kl = self.config.kl
-        if kl.controller == "fixed":
-            return rl.FixedKL(self.state.coef)
-        return rl.AdaptiveKL(self.state.coef, kl.target, kl.horizon)
-
-    def stopped(self) -> bool:
-        return self.config.train.patience is not None and self.state.stale >= self.config.train.patience
-
-    def checkpoint(self) -> None:
-        """Everything that changes: both models, both optimizers, the KL coefficient and the position."""
-        if self.accelerator.is_main_process:
-            best = {"best": self.best} if self.best else {}
-            with self.run.checkpoint_dir(self.state.update, self.config.train.keep_checkpoints) as folder:
-                for name in ("policy", "critic"):
-                    (folder / name).mkdir()
-                save_checkpoint(folder / "policy", self.actors.policy, self.policy_optimizer, asdict(self.state), best)
-                save_checkpoint(folder / "critic", self.actors.critic, self.critic_optimizer, {})
-
-    def resume(self) -> None:
-        folder = self.run.latest_checkpoint()
-        if folder is not None:
-            state, tensors = load_checkpoint(folder / "policy", self.actors.policy, self.policy_optimizer)
-            load_checkpoint(folder / "critic", self.actors.critic, self.critic_optimizer)
-            self.state, self.best = _State(**state), tensors.get("best", {})
-            self.run.truncate(self.state.update)
-        self.accelerator.wait_for_everyone()
-
-    def finish(self, metrics: dict[str, float]) -> Path:
-        if self.accelerator.is_main_process:
-            self.actors.save(self.run.model_dir)
-        self.accelerator.wait_for_everyone()
-        examples = self.state.update * self.config.train.batch_size
-        seconds = max(self.seconds, 1e-9)
-        rates = {"examples_per_second": examples / seconds, "tokens_per_second": self.tokens / seconds}
-        self.run.finish(metrics, rates, peak_memory_bytes(self.accelerator.device))
-        return self.run.model_dir
-
-
-# ------------------------------------------------------------------------------------------------- objectives
 
 
 def policy_objective(clip: float, temperature: float) -> Objective:
@@ -338,12 +264,12 @@ def critic_objective(clip: float | None) -> Objective:
     def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
         old, returns = batch.entry_columns["value"], batch.entry_columns["return"]
         error = batch.weight * value_clip(readings["values"], old, returns, clip)
-        return Sums({"value": error.sum()}, {"mean": (batch.weight * readings["values"].detach()).sum()})
+        return Sums({"error": error.sum()}, {"value": (batch.weight * readings["values"].detach()).sum()})
 
     return Objective(
         read=lambda critic, batch: {"values": critic(batch, at="source")},
         loss=loss,
-        count=lambda batch: dict.fromkeys(("value", "mean"), float(batch.weight.sum())),
+        count=lambda batch: dict.fromkeys(("error", "value"), float(batch.weight.sum())),
     )
 
 

@@ -1,0 +1,153 @@
+"""The loop around online updates: validation, early stopping, checkpoints, resume, progress. It knows no algorithm."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.options.shared import RuntimeOptions, TrainOptions
+from alignkit.progress import peak_memory_bytes, progress
+from alignkit.runs import Run
+
+SHOWN = ("objective/score", "objective/kl", "tokens_per_second")
+"""What the progress bar shows of an update's metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Online:
+    """What an algorithm hands over. The model named first is the one that is validated."""
+
+    models: Mapping[str, tuple[nn.Module, Optimizer]]
+    """Name -> what is trained, and its optimizer."""
+    step: Callable[[int], dict[str, float]]
+    """Update number (from 0) -> what it logs; `seconds` and `tokens_per_second` are among it."""
+    validate: Callable[[], tuple[dict[str, float], float]] | None
+    """() -> metrics, and the number that early stopping wants large."""
+    memory: dict[str, float]
+    """Numbers of the algorithm that a resumed run must know; read and written in place."""
+    save: Callable[[Path], None]
+    """Writes the artifact."""
+
+
+@dataclass
+class _State:
+    update: int = 0
+    best: float = -math.inf
+    stale: int = 0
+    """Validations since the best one."""
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    memory: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def fit_online(
+    online: Online, total: int, options: TrainOptions, runtime: RuntimeOptions, run: Run, accelerator: Accelerator
+) -> Path:
+    """Run `total` updates, going on from the run's last checkpoint if any; returns the artifact's folder.
+
+    The run ends with the last weights or, with `options.patience`, with those of the best validation.
+    """
+    return _Loop(online, total, options, runtime, run, accelerator).go()
+
+
+class _Loop:
+    def __init__(
+        self,
+        online: Online,
+        total: int,
+        options: TrainOptions,
+        runtime: RuntimeOptions,
+        run: Run,
+        accelerator: Accelerator,
+    ) -> None:
+        self.online, self.total, self.options = online, total, options
+        self.runtime, self.run, self.accelerator = runtime, run, accelerator
+        self.evaluate_every = options.evaluate_every or math.ceil(total / 5)
+        self.checkpoint_every = options.checkpoint_every or self.evaluate_every
+        self.model = next(iter(online.models.values()))[0]
+        self.state = _State()
+        self.best: dict[str, Tensor] = {}
+        self.seconds = self.tokens = 0.0
+        self.updates = 0
+
+    def go(self) -> Path:
+        self.resume()
+        last: dict[str, float] = {}
+        if self.state.update == 0:
+            self.validate()
+        with progress(self.run.directory.name, self.total, shown=self.accelerator.is_main_process) as advance:
+            while self.state.update < self.total and not self.stopped():
+                last = self.online.step(self.state.update)
+                self.state.update += 1
+                number = self.state.update
+                self.count(last)
+                if number % self.runtime.log_every == 0 or number == self.total:
+                    self.run.log(number, last)
+                advance(number, {name: last[name] for name in SHOWN})
+                if number % self.evaluate_every == 0 or number == self.total:
+                    self.validate()
+                if number % self.checkpoint_every == 0 and number < self.total:
+                    self.checkpoint()
+        if self.options.patience and self.best:
+            copy_parameters(self.model, self.best, "the best validation")
+        return self.finish(self.state.metrics or last)
+
+    def count(self, metrics: dict[str, float]) -> None:
+        self.updates += 1
+        self.seconds += metrics["seconds"]
+        self.tokens += metrics["tokens_per_second"] * metrics["seconds"]
+
+    def validate(self) -> None:
+        if self.online.validate is None:
+            return
+        metrics, objective = self.online.validate()
+        self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
+        if objective > self.state.best:
+            self.state.best, self.state.stale = objective, 0
+            if self.options.patience:
+                own = trained_parameters(self.model)
+                self.best = {name: p.detach().to("cpu", copy=True) for name, p in own.items()}
+        else:
+            self.state.stale += 1
+        if not self.options.patience or self.state.stale == 0:
+            self.state.metrics = metrics
+
+    def stopped(self) -> bool:
+        return self.options.patience is not None and self.state.stale >= self.options.patience
+
+    def checkpoint(self) -> None:
+        """Everything that changes: the models, their optimizers, the position, and what the algorithm remembers."""
+        if not self.accelerator.is_main_process:
+            return
+        self.state.memory = dict(self.online.memory)
+        extra = {"best": self.best} if self.best else {}
+        with self.run.checkpoint_dir(self.state.update, self.options.keep_checkpoints) as folder:
+            for name, (model, optimizer) in self.online.models.items():
+                (folder / name).mkdir()
+                state = asdict(self.state) if model is self.model else {}
+                save_checkpoint(folder / name, model, optimizer, state, extra if model is self.model else {})
+
+    def resume(self) -> None:
+        folder = self.run.latest_checkpoint()
+        if folder is not None:
+            for name, (model, optimizer) in self.online.models.items():
+                state, tensors = load_checkpoint(folder / name, model, optimizer)
+                if model is self.model:
+                    self.state, self.best = _State(**state), tensors.get("best", {})
+            self.online.memory.update(self.state.memory)
+            self.run.truncate(self.state.update)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self, metrics: dict[str, float]) -> Path:
+        if self.accelerator.is_main_process:
+            self.online.save(self.run.model_dir)
+        self.accelerator.wait_for_everyone()
+        seconds = max(self.seconds, 1e-9)
+        examples = self.updates * self.options.batch_size
+        rates = {"examples_per_second": examples / seconds, "tokens_per_second": self.tokens / seconds}
+        self.run.finish(metrics, rates, peak_memory_bytes(self.accelerator.device))
+        return self.run.model_dir
