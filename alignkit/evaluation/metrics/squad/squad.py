@@ -12,7 +12,7 @@ _CITATION = "Rajpurkar et al. 2016, SQuAD: 100,000+ Questions for Machine Compre
 
 
 class Squad(evaluate.Metric):
-    """squad_exact_match and squad_f1, in [0, 1], the best of the references; case, punctuation, articles do not count."""
+    """squad_exact_match and squad_f1, in [0, 1], best of the references; case, punctuation, articles ignored."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
