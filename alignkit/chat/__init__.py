@@ -1,4 +1,4 @@
-"""THE place for templates, tokenizing, end-of-turn tokens, truncation and the token contract. It knows no data sets."""
+"""THE place for templates, tokenizing, end-of-turn tokens, truncation, the token contract. It knows no data."""
 
 from alignkit.chat.format import ChatFormat
 from alignkit.chat.length import OverLong, fit_length

@@ -21,7 +21,7 @@ class Shape:
     prompt: str
     """The context of a probe, which ends in the generation prompt."""
     ends: tuple[str, ...]
-    """Texts of the end-of-turn tokens: that of a plain answer first, then that of a tool call where it differs."""
+    """Texts of the end-of-turn tokens: that of a plain answer, then that of a tool call where it differs."""
     before_content: str
     """Written by the model itself between the generation prompt and a plain answer, such as an empty <think>."""
     around_reasoning: tuple[str, str] | None
@@ -34,7 +34,9 @@ class Shape:
         if found:
             return answer[: min(found)]
         special = specials.search(answer, start)
-        return answer[: special.end()] if special else answer.rstrip() + self.ends[0]
+        return (
+            answer[: special.end()] if special else answer.rstrip() + self.ends[-1 if "tool_calls" in message else 0]
+        )
 
     def parse(self, text: str, specials: re.Pattern[str]) -> Message:
         """The assistant message in a generated answer (without its end-of-turn token). Tool calls are read where they
@@ -74,6 +76,8 @@ def probe(template: Template, specials: re.Pattern[str], fallback: str | None, k
     """Find out what a template prints around answers. `fallback` is the end-of-turn token (as text) of a template
     that prints no special token after an answer, nor before the next user turn; `known` are the tokens at which the
     model's generation config stops. Raises InputError where no answer or no end is found."""
+    user, tool = {"role": "user", "content": QUESTION}, {"role": "tool", "content": QUESTION, "name": CALL}
+    plain: Chat = [user, {"role": "assistant", "content": ANSWER}]
     context, thoughtful = _probe(template, content=ANSWER, reasoning_content=THOUGHT, thinking=THOUGHT)
     around = None
     if THOUGHT in thoughtful and ANSWER in thoughtful:
@@ -85,32 +89,35 @@ def probe(template: Template, specials: re.Pattern[str], fallback: str | None, k
         before_content = ""
     if ANSWER not in (answer or thoughtful):
         # Rendering once more raises the template's own reason; else it printed the turn without its text.
-        template.answer([{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}], 1, None)
+        template.answer(plain, 1, None)
         raise InputError(f"the template {template.name} leaves out assistant.content; choose another chat_template")
-    first = _first_end(template, specials, tail) or fallback
+    first = _first(specials, tail) or _first(specials, _following(template, plain, user)) or fallback
     if first is None:
         raise InputError(
             f"the template {template.name} prints no end-of-turn token and the tokenizer has no eos_token; "
             "set model.eos_token"
         )
     ends = [first]
-    call = {"type": "function", "function": {"name": CALL, "arguments": {CALL: CALL}}}
+    call = {"type": "function", "id": "call00001", "function": {"name": CALL, "arguments": {CALL: CALL}}}
     called = _probe(template, tool_calls=[call])[1]
     if CALL in called and first not in (tail := called[called.rfind(CALL) :]):
         stops = sorted((tail.find(stop), stop) for stop in known if stop and stop in tail)
-        special = specials.search(tail)
-        ends += [stops[0][1]] if stops else [special.group()] if special else []
+        asking: Chat = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        end = stops[0][1] if stops else _first(specials, tail) or _first(specials, _following(template, asking, tool))
+        ends += [end] if end and end != first else []
     return Shape(plain_context or context, tuple(ends), before_content, around)
 
 
-def _first_end(template: Template, specials: re.Pattern[str], tail: str) -> str | None:
-    """The first special token after an answer, or after it when a user turn follows."""
-    if end := specials.search(tail):
-        return end.group()
-    user, assistant = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+def _first(specials: re.Pattern[str], text: str) -> str | None:
+    found = specials.search(text)
+    return found.group() if found else None
+
+
+def _following(template: Template, chat: Chat, message: dict[str, Any]) -> str:
+    """What stands between an answer and a message that follows it; empty where the template refuses the message."""
     try:
-        following = template.render([user, assistant, user], None, False)
+        text = template.render([*chat, message], None, False)
     except InputError:
-        return None
-    after = following[following.rfind(ANSWER) : following.rfind(QUESTION)]
-    return end.group() if (end := specials.search(after)) else None
+        return ""
+    text = text[: text.rfind(QUESTION)]
+    return text[max(text.rfind(ANSWER), text.rfind(CALL), 0) :]
