@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # Logits of one chunk of predictions, in numbers: 256 MB in float32. Above it, chunks are recomputed backward.
 CHUNK = 2**26
+MERGED = ".merged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,7 @@ def load_model(
         model, tries = _open(options.path, dtype, place, options.load_in_4bit)
         adapted = None
     elif options.adapter == "continue":
-        base = PeftConfig.from_pretrained(options.path).base_model_name_or_path
-        model, tries = _open(str(base), dtype, place, options.load_in_4bit)
+        model, tries = _open(base_of(options.path), dtype, place, options.load_in_4bit)
         adapted = PeftModel.from_pretrained(model, options.path, is_trainable=trainable)
         adapted.load_adapter(options.path, adapter_name="reference", is_trainable=False)
         adapted.set_adapter("default")
@@ -226,16 +227,36 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -
     return (model if four_bit else model.to(device)).eval(), reason is None
 
 
-def _open_merged(options: ModelOptions, dtype: torch.dtype, device: torch.device) -> Any:
-    """The incoming adapter merged into its base as it stands in 16 or 32 bits, then in 4 bits where asked."""
-    base = PeftConfig.from_pretrained(options.path).base_model_name_or_path
-    model, tries = _open(str(base), dtype, torch.device("cpu") if options.load_in_4bit else device, False)
-    model = PeftModel.from_pretrained(model, options.path).merge_and_unload()
-    if not options.load_in_4bit:
-        return model.requires_grad_(True), tries
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        return _open(folder, dtype, device, True)
+def _open_merged(options: ModelOptions, dtype: torch.dtype, device: torch.device) -> tuple[Any, bool]:
+    """The incoming adapter merged into its base: in memory, or on disk where a new adapter will need that base."""
+    if options.lora is not None or options.load_in_4bit:
+        return _open(str(merged_folder(options.path)), dtype, device, options.load_in_4bit)
+    model, tries = _open(base_of(options.path), dtype, device, False)
+    merged: Any = PeftModel.from_pretrained(model, options.path).merge_and_unload()
+    return merged.requires_grad_(True), tries
+
+
+def merged_folder(path: str) -> Path:
+    """`.merged/` in an adapter's folder: adapter and base as whole weights in the base's own precision, made once.
+
+    Merging is done in float32, into weights that were never 4-bit (arXiv:2305.14314, appendix B).
+    """
+    folder = Path(path).absolute() / MERGED
+    if not folder.is_dir():
+        base = AutoModelForCausalLM.from_pretrained(base_of(path), dtype=torch.float32)
+        kept = AutoConfig.from_pretrained(base_of(path)).dtype or torch.float32
+        merged: Any = PeftModel.from_pretrained(base, path).merge_and_unload()
+        with tempfile.TemporaryDirectory(dir=path) as unfinished:
+            merged.to(kept).save_pretrained(unfinished)
+            shutil.copytree(unfinished, folder)
+    return folder
+
+
+def base_of(path: str) -> str:
+    """The folder whose whole weights an artifact stands on: its own, or its adapter's base."""
+    if not is_adapter(path):
+        return path
+    return str(PeftConfig.from_pretrained(path).base_model_name_or_path)
 
 
 def _add_lora(model: PreTrainedModel, lora: LoraOptions, seed: int) -> PeftModel:

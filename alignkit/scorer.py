@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 from accelerate import init_empty_weights
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignkit.chat import ChatFormat
-from alignkit.models import is_adapter, load_model, save_model
+from alignkit.models import load_model, save_model
 from alignkit.options.shared import ModelOptions
 from alignkit.packing import TrieBatch
 from alignkit.trunk import run_trunk, trunk_of
@@ -138,8 +138,3 @@ def _as_classifier(scorer: Scorer) -> PreTrainedModel:
         if isinstance(module, nn.Linear) and module.out_features == 1:
             module.weight = nn.Parameter(scorer.head.weight.detach().clone())
     return classifier
-
-
-def base_of(path: str) -> str:
-    """The folder whose whole weights an artifact stands on: its own, or its adapter's base."""
-    return str(PeftConfig.from_pretrained(path).base_model_name_or_path) if is_adapter(path) else path
