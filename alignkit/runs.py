@@ -159,8 +159,9 @@ class Run:
         self._resumed_at = step + 1 if step >= 0 else None
         if not self.is_main or not self.metrics_path.exists():
             return
-        kept = [line for line in read_metrics(self.directory) if line["step"] <= step]
-        atomic_write(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+        kept = [json.dumps(line) + "\n" for line in read_metrics(self.directory) if line["step"] <= step]
+        # What a stage says before its first step, it says again when it is resumed.
+        atomic_write(self.metrics_path, "".join(dict.fromkeys(kept)))
 
     def _start_trackers(self) -> Iterator[Any]:
         """accelerate's trackers by name. Not before the first line: they need the process group the stage sets up."""

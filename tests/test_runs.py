@@ -208,3 +208,14 @@ def test_a_damaged_record_is_one_clear_error(tmp_path: Path) -> None:
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_is_said_again_on_resume_stands_once(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    run.log(0, {"data/train": 4.0})
+    with run.checkpoint_dir(1):
+        run.log(1, {"loss": 2.0})
+    again = open_run(tmp_path)
+    again.log(0, {"data/train": 4.0})
+    again.truncate(1)
+    assert read_metrics(tmp_path) == [{"step": 0, "data/train": 4.0}, {"step": 1, "loss": 2.0}]

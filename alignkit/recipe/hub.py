@@ -1,12 +1,13 @@
 """Models that a recipe names by their name on a hub: their revision, and their files. It loads nothing."""
 
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from alignkit.config import InputError
 
-WEIGHTS_AND_ALL = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+WEIGHTS_AND_ALL = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def revision(name: str, where: str) -> str:
@@ -35,11 +36,16 @@ def _cached_revision(name: str) -> str | None:
     return path.read_text().strip() if path.exists() else None
 
 
-def local_folder(name: str, where: str) -> str:
+def local_folder(name: str, where: str, files: Sequence[str] = WEIGHTS_AND_ALL) -> str:
     """The folder that holds a hub model's files, at the revision `revision` gives; fetched if need be."""
     commit = revision(name, where)
     hub = import_module("huggingface_hub")
     try:
-        return str(hub.snapshot_download(name, revision=commit, allow_patterns=WEIGHTS_AND_ALL))
+        return str(hub.snapshot_download(name, revision=commit, allow_patterns=list(files)))
     except (OSError, hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError) as error:
         raise InputError(f"{where}: {name!r} cannot be fetched ({type(error).__name__})") from error
+
+
+def tokenizer_folder(name: str, where: str) -> str:
+    """As `local_folder`, without the weights."""
+    return local_folder(name, where, ["*.json", "*.jinja", "*.model", "*.txt"])

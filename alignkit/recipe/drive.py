@@ -1,0 +1,87 @@
+"""Drives a recipe for a person at a terminal: says what happens, prints the results, ends with an exit code."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from alignkit.config import InputError
+from alignkit.display import number, print_json, print_table
+from alignkit.lineage import RunRecord
+from alignkit.recipe.chain import StageFailed, Step, execute_child, run_chain
+from alignkit.recipe.read import load_recipe
+
+RUNS = Path("runs")
+"""Where runs are kept unless the user says otherwise."""
+SAID = {"done": "done before", "stored": "done before, brought back", "unfinished": "goes on", "new": "starts"}
+
+
+def run_recipe(
+    path: Path,
+    overrides: Sequence[str],
+    targets: Sequence[str] | None = None,
+    runs: Path = RUNS,
+    allow_code: bool = False,
+    as_json: bool = False,
+) -> list[Step]:
+    """Run a recipe, or `targets` and what they build on, each stage in a process of its own; print the results."""
+    recipe = load_recipe(path, overrides, allow_code=allow_code)
+    width = max(len(name) for name in recipe.stages)
+
+    def tell(step: Step) -> None:
+        if not as_json:
+            print(f"{step.stage.name:<{width}}  {SAID[step.state]}  ({step.directory})", flush=True)
+
+    steps = run_chain(recipe, runs, execute_child, targets=targets, tell=tell)
+    report = runs / recipe.name / "report.html"
+    if as_json:
+        print_json({"recipe": recipe.name, "report": report if report.exists() else None, "stages": as_rows(steps)})
+        return steps
+    for step in steps:
+        if step.record is not None and step.stage.type == "evaluate":
+            print_results(step.record)
+    if report.exists():
+        print(f"\nReport: {report}")
+    return steps
+
+
+def as_rows(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Steps as plain values: name, stage, state, id, directory, metrics and the record's other measurements."""
+    return [
+        {
+            "name": step.stage.name,
+            "stage": step.stage.type,
+            "state": step.state,
+            "id": step.id,
+            "directory": step.directory,
+        }
+        | (_measured(step.record) if step.record else {})
+        for step in steps
+    ]
+
+
+def _measured(record: RunRecord) -> dict[str, Any]:
+    fields = {"status", "metrics", "throughput", "peak_memory_bytes", "started", "ended", "error"}
+    return record.model_dump(mode="json", include=fields)
+
+
+def print_results(record: RunRecord) -> None:
+    """The evaluate stage's headline table: a row per model."""
+    rows: list[dict[str, Any]] = record.metrics.get("table", [])
+    if rows:
+        columns = list(rows[0])
+        print()
+        print_table(columns, [[number(row.get(column)) for column in columns] for row in rows])
+
+
+def guarded(work: Callable[[], object]) -> NoReturn:
+    """Do `work` and end the process with the exit code it has earned; what the user can mend is said in one line."""
+    try:
+        work()
+    except (InputError, StageFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) or error.user else 1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
