@@ -1,15 +1,14 @@
 """The only training loop: batches by seed, steps, validation, checkpoints, resume. It knows no loss and no model.
 
-`update` is one optimizer step and `fit` a whole training; both need nothing but a torch module and an Objective.
+`fit` is a whole training, made of calls of `update`; both need nothing but a torch module and an Objective.
 """
 
-import hashlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from alignkit.batches import Epochs, Example, rows_of, seed_of
 from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
-from alignkit.objective import NonFiniteLoss, Objective, Sums, accumulate, evaluate_objective
-from alignkit.optimize import apply_gradients, lost_updates, make_optimizer, schedule_factor, set_learning_rate
+from alignkit.objective import NonFiniteLoss, Objective, Sums, evaluate_objective
+from alignkit.optimize import (
+    lost_updates,
+    make_accelerator,
+    make_optimizer,
+    schedule_factor,
+    set_learning_rate,
+    update,
+)
 from alignkit.options.shared import RuntimeOptions, TrainOptions
-from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.packing import TrieBatch
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
 
@@ -39,26 +45,6 @@ __all__ = [
     "make_optimizer",
     "update",
 ]
-
-Example = Sequence[TokenSequence]
-"""The sequences of one example (a conversation's turns, a pair, a ranking): they count once in a batch size."""
-
-
-def update(
-    model: nn.Module,
-    batches: Sequence[TrieBatch],
-    objective: Objective,
-    optimizer: Optimizer,
-    accelerator: Accelerator | None = None,
-    max_grad_norm: float = 1.0,
-) -> dict[str, float]:
-    """One optimizer step on all `batches` together (of this rank); returns each term's mean, `loss` and `grad_norm`.
-
-    Raises NonFiniteLoss before anything is changed where the loss or the gradient is NaN or infinite.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    means = accumulate(model, batches, objective, accelerator, backward=True)
-    return {**means, "grad_norm": apply_gradients(optimizer, accelerator, max_grad_norm)}
 
 
 @dataclass(frozen=True)
@@ -85,13 +71,6 @@ class _State:
     stale: int = 0
     """Validations since the best one."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
-
-
-def make_accelerator(runtime: RuntimeOptions) -> Accelerator:
-    """What `runtime` asks for; left at auto: bf16 autocast on CUDA, float32 on a CPU."""
-    cpu = runtime.device == "cpu" or not torch.cuda.is_available()
-    precision = ("float32" if cpu else "bf16") if runtime.precision == "auto" else runtime.precision
-    return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def fit(
@@ -145,13 +124,11 @@ class _Training:
         self.run, self.seed = run, seed
         self.main = self.accelerator.is_main_process
         self.optimizer = make_optimizer(self.model, options)
-        self.batch = min(options.batch_size, len(train))
-        self.per_epoch = math.ceil(len(train) / self.batch)
-        self.total = options.steps or max(1, round(options.epochs * self.per_epoch))
+        self.epochs = Epochs(len(train), options.batch_size, seed)
+        self.total = options.steps or max(1, round(options.epochs * self.epochs.steps))
         self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
-        self.order = -1, torch.zeros(0, dtype=torch.int64)
-        self.held_out = self.pack(validation, range(len(validation)))
+        self.held_out = self.rows(validation)
         self.validates = len(validation) > 0
         self.state = _State()
         self.best: dict[str, Tensor] = {}
@@ -185,41 +162,27 @@ class _Training:
     def step(self) -> dict[str, float]:
         """One optimizer step; returns what it logs."""
         started = time.perf_counter()
-        indices = self.indices(self.state.step)
-        batches = self.pack([self.train[i] for i in indices], range(len(indices)))
+        examples = [self.train[index] for index in self.epochs.batch(self.state.step)]
+        rows = self.rows(examples)
         # Dropout's numbers depend on the step alone, so that a resumed run needs no generator state.
-        set_seed(_number(self.seed, "step", self.state.step, self.accelerator.process_index))
+        set_seed(seed_of(self.seed, "step", self.state.step, self.accelerator.process_index))
         factor = schedule_factor(self.options, self.state.step, self.total)
         set_learning_rate(self.optimizer, factor)
         with self.naming(f"step {self.state.step + 1} of {self.total}"):
             limit = self.options.max_grad_norm
-            means = update(self.model, batches, self.objective, self.optimizer, self.accelerator, limit)
+            means = update(self.model, rows, self.objective, self.optimizer, self.accelerator, limit)
         self.state.step += 1
-        tokens = sum(len(batch.ids) for batch in batches)
+        tokens = sum(len(batch.ids) for batch in rows)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.tokens += tokens
-        self.examples += len(indices)
+        self.examples += len(examples)
         rates = {"tokens_per_second": self.accelerator.num_processes * tokens / seconds, "seconds": seconds}
         return {**means, "learning_rate": factor * self.options.learning_rate, **rates}
 
-    def indices(self, step: int) -> list[int]:
-        """The training examples of a step, over all ranks: an epoch is a permutation drawn from (seed, epoch)."""
-        epoch, place = divmod(step, self.per_epoch)
-        if self.order[0] != epoch:
-            generator = torch.Generator().manual_seed(_number(self.seed, "epoch", epoch))
-            self.order = epoch, torch.randperm(len(self.train), generator=generator)
-        return self.order[1][place * self.batch : (place + 1) * self.batch].tolist()
-
-    def pack(self, examples: Sequence[Example], groups: Sequence[int]) -> list[TrieBatch]:
-        """This rank's share of the examples as rows; a group is one example."""
-        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        sequences = [
-            replace(sequence, group=group)
-            for example, group in zip(examples[mine], groups[mine], strict=True)
-            for sequence in example
-        ]
-        return pack(sequences, self.runtime.token_budget)
+    def rows(self, examples: Sequence[Example]) -> list[TrieBatch]:
+        budget, process = self.runtime.token_budget, self.accelerator
+        return rows_of(examples, budget, process.process_index, process.num_processes)
 
     def validate(self) -> None:
         with self.naming(f"validation after step {self.state.step}"):
@@ -292,8 +255,3 @@ class _Training:
             },
             peak_memory_bytes=int(gathered[:, 1].max()),
         )
-
-
-def _number(*parts: object) -> int:
-    """A 32-bit number that depends on all parts and on nothing else."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")

@@ -1,4 +1,4 @@
-"""One optimizer step after the gradients: groups, schedule, all-reduce, clipping. It knows no loss and no data."""
+"""One optimizer step: AdamW's groups, schedule, all-reduce, clipping. It knows no loss, no data and no run."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from alignkit.objective import NonFiniteLoss
-from alignkit.options.shared import TrainOptions
+from alignkit.objective import NonFiniteLoss, Objective, accumulate
+from alignkit.options.shared import RuntimeOptions, TrainOptions
+from alignkit.packing import TrieBatch
 
 BUCKET = 2**25
 """Elements that are all-reduced at once: 128 MiB in float32."""
+
+
+def make_accelerator(runtime: RuntimeOptions) -> Accelerator:
+    """What `runtime` asks for; left at auto: bf16 autocast on CUDA, float32 on a CPU."""
+    cpu = runtime.device == "cpu" or not torch.cuda.is_available()
+    precision = ("float32" if cpu else "bf16") if runtime.precision == "auto" else runtime.precision
+    return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> AdamW:
@@ -52,6 +60,23 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Sets every parameter group's rate to `factor` times the one it was made with."""
     for group in optimizer.param_groups:
         group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+
+def update(
+    model: nn.Module,
+    batches: Sequence[TrieBatch],
+    objective: Objective,
+    optimizer: Optimizer,
+    accelerator: Accelerator | None = None,
+    max_grad_norm: float = 1.0,
+) -> dict[str, float]:
+    """One optimizer step on all `batches` together (of this rank); returns each term's mean, `loss` and `grad_norm`.
+
+    Raises NonFiniteLoss before anything is changed where the loss or the gradient is NaN or infinite.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    means = accumulate(model, batches, objective, accelerator, backward=True)
+    return {**means, "grad_norm": apply_gradients(optimizer, accelerator, max_grad_norm)}
 
 
 def apply_gradients(optimizer: Optimizer, accelerator: Accelerator | None, max_grad_norm: float) -> float:
