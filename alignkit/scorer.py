@@ -126,7 +126,7 @@ def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
 
 def _as_classifier(scorer: Scorer) -> PreTrainedModel:
     """The same weights as a SequenceClassification model, or the bare trunk where that class does not exist."""
-    trunk = trunk_of(scorer.model)
+    trunk = scorer.model.base_model
     config = type(scorer.model.config).from_dict(scorer.model.config.to_dict() | {"num_labels": 1})
     try:
         with init_empty_weights():

@@ -36,9 +36,10 @@ class States:
 
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without its head."""
-    if model.base_model is not model:
-        return model.base_model
+    """The model without its head: what its own forward calls."""
+    decoder = model.get_decoder()
+    if decoder is not model:
+        return decoder
     return next(child for child in model.children() if isinstance(child, PreTrainedModel))
 
 
