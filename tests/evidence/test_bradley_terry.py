@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alignkit.evaluation.statistics import bradley_terry_ceiling, preference_accuracy
 from alignkit.losses import bradley_terry
 
 NODES, WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(80))
@@ -12,6 +13,7 @@ NODES, WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegaus
 
 @pytest.mark.parametrize(("deviation", "ceiling", "floor"), [(1.0, 0.6749, 0.5994), (2.0, 0.7780, 0.4620)])
 def test_accuracy_ceiling_and_likelihood_floor(deviation: float, ceiling: float, floor: float) -> None:
+    assert bradley_terry_ceiling(deviation) == pytest.approx((ceiling, floor), abs=5e-5)
     difference = deviation * NODES
     zero = torch.zeros_like(difference)
     kept, flipped = bradley_terry(difference, zero), bradley_terry(zero, difference)
@@ -23,6 +25,15 @@ def test_accuracy_ceiling_and_likelihood_floor(deviation: float, ceiling: float,
         (-bradley_terry(draws, torch.zeros(()))).exp(), (-bradley_terry(-draws, torch.zeros(()))).exp()
     )
     assert best.mean().item() == pytest.approx(ceiling, abs=3 * best.std().item() / 1000 + 5e-5)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.25])
+def test_labels_flipped_at_a_rate_cap_the_accuracy_of_a_perfect_model(rate: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gap = torch.rand(100_000, generator=generator) + 0.1  # the better response scores higher, always
+    flipped = torch.rand(100_000, generator=generator) < rate
+    accuracy = preference_accuracy(torch.where(flipped, -gap, gap).tolist())
+    assert accuracy == pytest.approx(1 - rate, abs=3 * (rate * (1 - rate) / 100_000) ** 0.5)
 
 
 def fit_head(x: Tensor) -> Tensor:
