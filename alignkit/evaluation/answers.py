@@ -1,0 +1,179 @@
+"""Lets a model answer prompts and measures each answer: scores, KL, length. It knows no statistics and no file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from alignkit.chat import ChatFormat, extend_embeddings
+from alignkit.evaluation.perplexity import log_probabilities
+from alignkit.generate import rollout
+from alignkit.models import Policy, load_policy, load_tokenizer
+from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.shared import ModelOptions, RuntimeOptions
+from alignkit.packing import TokenSequence
+from alignkit.records import Completion, Demonstration, Document, Prompt
+from reward_models.functions import Reward
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A model and how it is spoken to."""
+
+    policy: Policy
+    format: ChatFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One completion and what was measured on it."""
+
+    prompt: int
+    """The prompt's number."""
+    sample: int
+    """The completion's number among those of its prompt."""
+    text: str
+    reasoning: str | None
+    finished: bool
+    """Whether the model ended its turn itself."""
+    tokens: int
+    """Its length, the end-of-turn token included."""
+    kl: float | None
+    """log π - log π_ref of the whole completion, nats (Schulman's k1); None where there is no comparison."""
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    """By the reward's name, and "name/part" for what it is made of."""
+
+
+def open_speaker(
+    path: str, config: EvaluateConfig, device: torch.device, precision: Literal["float32", "bf16"]
+) -> Speaker:
+    """The frozen model in a folder; the recipe's template only where it has none of its own. Raises InputError."""
+    tokenizer = load_tokenizer(path)
+    template = None if tokenizer.chat_template else config.chat_template
+    policy = load_policy(ModelOptions(path=path), device=device, precision=precision, trainable=False).eval()
+    format = ChatFormat.load(tokenizer, template, config.eos_token if template else None)
+    extend_embeddings(policy.model, tokenizer, format.new_ids)
+    return Speaker(policy, format)
+
+
+def answer(
+    speaker: Speaker,
+    reference: Speaker | None,
+    prompts: Sequence[Prompt],
+    rewards: Mapping[str, Reward],
+    config: EvaluateConfig,
+    runtime: RuntimeOptions,
+    accelerator: Accelerator,
+) -> list[Answer]:
+    """`config.samples` answers to each prompt, in order; each rank makes its share and gets all.
+
+    Equal seeds draw alike for every model. KL is measured where sampling is (temperature above 0) and the two models
+    share their token ids.
+    """
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    numbers = list(range(rank, len(prompts), ranks))
+    mine = [prompts[n] for n in numbers]
+    with accelerator.autocast():
+        completions = (
+            rollout(
+                speaker.policy,
+                speaker.format,
+                mine,
+                seed=config.seed,
+                update=0,
+                samples=config.samples,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                batch_size=_batch_size(speaker, mine, config, runtime),
+                numbers=numbers,
+            )
+            if mine
+            else []
+        )
+        kl = _kl(speaker, reference, completions, config, runtime)
+    scores = _scores(rewards, completions)
+    found = [
+        Answer(
+            prompt=numbers[n // config.samples],
+            sample=n % config.samples,
+            text=completion.response.content,
+            reasoning=completion.response.reasoning,
+            finished=completion.finished,
+            tokens=len(completion.ids),
+            kl=kl[n],
+            scores=scores[n],
+        )
+        for n, completion in enumerate(completions)
+    ]
+    gathered: list[Answer] = gather_object(found)
+    return sorted(gathered, key=lambda one: (one.prompt, one.sample))
+
+
+def _batch_size(speaker: Speaker, prompts: Sequence[Prompt], config: EvaluateConfig, runtime: RuntimeOptions) -> int:
+    """Completions generated together: as many as fit the token budget."""
+    contexts = speaker.format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
+    return max(1, runtime.token_budget // (max(map(len, contexts)) + config.max_new_tokens))
+
+
+def _kl(
+    speaker: Speaker,
+    reference: Speaker | None,
+    completions: Sequence[Completion],
+    config: EvaluateConfig,
+    runtime: RuntimeOptions,
+) -> list[float] | list[None]:
+    if reference is None or config.temperature == 0 or not comparable(speaker, reference):
+        return [None] * len(completions)
+    if reference is speaker:
+        return [0.0] * len(completions)
+    logps = [
+        log_probabilities(one.policy, _sequences(one, completions), runtime.token_budget, config.temperature)
+        for one in (speaker, reference)
+    ]
+    return (logps[0] - logps[1]).tolist()
+
+
+def comparable(speaker: Speaker, reference: Speaker) -> bool:
+    """Whether the same ids are the same tokens for both models."""
+    return speaker.format.tokenizer.get_vocab() == reference.format.tokenizer.get_vocab()
+
+
+def _sequences(speaker: Speaker, completions: Sequence[Completion]) -> list[TokenSequence]:
+    """The sampled ids after the prompt as this model is given it; only they count."""
+    contexts = speaker.format.prompts([(one.prompt, one.tools) for one in completions])
+    return [
+        TokenSequence([*context, *one.ids], [0.0] * len(context) + [1.0] * len(one.ids))
+        for context, one in zip(contexts, completions, strict=True)
+    ]
+
+
+def _scores(rewards: Mapping[str, Reward], completions: list[Completion]) -> list[dict[str, float]]:
+    result: list[dict[str, float]] = [{} for _ in completions]
+    for name, reward in rewards.items():
+        if not completions:
+            break
+        scores = reward(completions)
+        columns = {name: scores.total, **{f"{name}/{part}": values for part, values in scores.parts.items()}}
+        for column, values in columns.items():
+            for scored, value in zip(result, values, strict=True):
+                scored[column] = float(value)
+    return result
+
+
+def demonstrated(speaker: Speaker, conversations: Sequence[Demonstration]) -> tuple[list[TokenSequence], list[str]]:
+    """Each demonstration's last answer as a sequence, and its text."""
+    turns = speaker.format.turns_of([(one.messages, one.tools) for one in conversations], "last")
+    return [sequences[0] for sequences in turns], [one.messages[-1].content for one in conversations]
+
+
+def written(speaker: Speaker, documents: Sequence[Document]) -> tuple[list[TokenSequence], list[str]]:
+    """Each document as a sequence, BOS first where the tokenizer has one, and its text."""
+    tokenizer = speaker.format.tokenizer
+    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids: list[list[int]] = [
+        [*before, *one] for one in tokenizer([d.text for d in documents], add_special_tokens=False)["input_ids"]
+    ]
+    return [TokenSequence(one, [0.0] + [1.0] * (len(one) - 1)) for one in ids], [d.text for d in documents]
