@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from alignkit.loop import Objective, Sums, evaluate_objective, make_optimizer, update
-from alignkit.options.shared import TrainOptions
+from alignkit.config import Config
+from alignkit.loop import FitResult, Objective, Sums, evaluate_objective, fit, make_optimizer, update
+from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.packing import TokenSequence, TrieBatch, pack, sum_by_owner
+from alignkit.runs import Run
 
 VOCABULARY, WIDTH = 23, 12
 
@@ -155,9 +157,29 @@ SETTINGS = {
 }
 
 
+WHOLE = TrainOptions(learning_rate=0.01, batch_size=5, epochs=2, evaluate_every=4, checkpoint_every=3, patience=9)
+
+
+def whole_training(run: Run | None, accelerator: Accelerator | None = None) -> tuple[FitResult, Tiny]:
+    """9 training examples in batches of 5 and 4; with 2 ranks, the one of 3 validation rows is alone on its rank."""
+    model, data = Tiny(), examples(12)
+    runtime = RuntimeOptions(trackers=[], token_budget=60, device="cpu")
+    result = fit(model, data[:9], data[9:], RANKING, WHOLE, runtime, run, 3, accelerator)
+    return result, model
+
+
 def main(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2, "two independent processes instead of one group"
+    rank = accelerator.process_index
+    for part in ("first", "resumed"):
+        if part == "resumed" and rank == 0:
+            assert (folder / "run/checkpoints/step-3").is_dir()
+        run = Run.open(folder / "run", "reward", Config(), RuntimeOptions(trackers=[]))
+        accelerator.wait_for_everyone()
+        result, model = whole_training(run, accelerator)
+        parameters = {key: p.tolist() for key, p in model.named_parameters()}
+        (folder / f"{part}-{rank}.json").write_text(json.dumps({"metrics": result.metrics, "parameters": parameters}))
     for setting, (name, budgets, batch) in SETTINGS.items():
         history, model = trajectory(name, lambda rank, b=budgets: b[rank], batch=batch, accelerator=accelerator)
         parameters = {key: p.tolist() for key, p in model.named_parameters()}

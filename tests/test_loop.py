@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from loop_cases import NLL, RANKING, Tiny, examples
 from torch import nn
 
 from alignkit.config import Config
 from alignkit.loop import FitResult, NonFiniteLoss, Objective, evaluate_objective, fit
-from alignkit.options.shared import RuntimeOptions, TrainOptions
-from alignkit.packing import TokenSequence, pack
+from alignkit.models import Policy, load_policy
+from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions, TrainOptions
+from alignkit.packing import TokenSequence, TrieBatch, pack
 from alignkit.runs import Run, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,6 +194,32 @@ def test_what_a_training_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(ValueError, match="no training examples"):
         fit(Tiny(), [], [], NLL, STEP, QUIET)
+
+
+def test_a_transformer_with_lora_resumes_bit_for_bit(tmp_path: Path) -> None:
+    options = TrainOptions(learning_rate=0.01, batch_size=4, steps=6, checkpoint_every=2, weight_decay=0.1)
+    path = str(tiny.checkpoint(tmp_path / "base"))
+    model_options = ModelOptions(path=path, lora=LoraOptions(r=4, dropout=0.1))
+
+    forwards = []
+
+    def read(policy: Policy, batch: TrieBatch) -> dict[str, torch.Tensor]:
+        forwards.append(len(batch.ids))
+        return {"logp": policy(batch).logps}
+
+    def train(run: Run, objective: Objective, seed: int) -> Policy:
+        policy = load_policy(model_options, seed=seed)
+        fit(policy, TRAIN[:12], VALIDATION[:3], objective, options, QUIET, run)
+        return policy
+
+    objective = Objective(read, NLL.loss, NLL.count)
+    whole = train(open_run(tmp_path / "whole"), objective, seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(open_run(tmp_path / "cut"), failing(objective, len(forwards) - 3), seed=0)
+    assert (tmp_path / "cut/checkpoints/step-4").is_dir()
+    assert same(train(open_run(tmp_path / "cut"), objective, seed=1), whole)
+    frozen = load_policy(model_options, seed=0)
+    assert not same(frozen, whole)
 
 
 @pytest.mark.slow

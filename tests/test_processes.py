@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from loop_cases import SETTINGS, trajectory
+import torch
+from loop_cases import SETTINGS, Tiny, trajectory, whole_training
+
+from alignkit.runs import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,9 +37,23 @@ def test_two_processes_give_the_trajectory_of_one(setting: str, folder: Path) ->
     assert ranks[0]["forwards"] > model.forwards
     for one, two in zip(history, ranks[0]["history"], strict=True):
         assert two == pytest.approx(one, rel=1e-5, abs=1e-7)
+    assert_equal(model, ranks[0]["parameters"])
+
+
+def test_a_whole_training_in_two_processes_equals_one_and_resumes_to_the_same_bits(folder: Path) -> None:
+    result, model = whole_training(None)
+    first, other, resumed, other_resumed = (
+        json.loads((folder / f"{part}-{rank}.json").read_text()) for part in ("first", "resumed") for rank in range(2)
+    )
+    assert first == other == resumed == other_resumed
+    assert first["metrics"] == pytest.approx(result.metrics, rel=1e-5)
+    assert_equal(model, first["parameters"])
+    steps = [line["step"] for line in read_metrics(folder / "run") if "grad_norm" in line]
+    assert steps == [1, 2, 3, 4], "the resumed training must log each step once"
+
+
+def assert_equal(model: Tiny, parameters: dict[str, list]) -> None:
+    """Each tensor to 1e-5 of its norm."""
     for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1).tolist()
-        there = ranks[0]["parameters"][name]
-        there = [x for row in there for x in row] if isinstance(there[0], list) else there
-        norm = sum(x * x for x in flat) ** 0.5
-        assert sum((a - b) ** 2 for a, b in zip(flat, there, strict=True)) ** 0.5 < 1e-5 * norm, name
+        there = torch.tensor(parameters[name])
+        assert (parameter - there).norm() < 1e-5 * parameter.norm(), name
