@@ -4,7 +4,6 @@ A token's reward is -coef·(log π - log π_ref), plus the completion's score at
 Policy and critic are trained by the clipped losses of Schulman et al. (2017), first on the rows they were scored in.
 """
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
+from alignkit.batches import seed_of
 from alignkit.experience import Rollouts, log_probabilities, make_rollouts, reference_log_probabilities, values
 from alignkit.generate import rollout
 from alignkit.loop import NonFiniteLoss, Objective, Sums, make_accelerator, make_optimizer, update
@@ -28,7 +28,7 @@ from alignkit.options.shared import RuntimeOptions
 from alignkit.packing import TrieBatch
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
-from reward_models.functions import Reward
+from reward_models.functions import Reward, checked
 
 HELD_OUT = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
@@ -82,7 +82,7 @@ class Ppo:
         """sample -> score -> advantages -> update; returns what it logs."""
         started = time.perf_counter()
         config = self.config
-        set_seed(random.Random(f"{config.seed} update {number} {self.rank}").getrandbits(32))
+        set_seed(seed_of(config.seed, "update", number, self.rank))
         orders = [self.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
         completions = self.sample(self.drawn(number), number, range(self.rank, self.prompts, self.ranks))
         experience = self.score(completions, orders[0])
@@ -104,8 +104,8 @@ class Ppo:
         """This rank's prompts of an update: an epoch is a permutation drawn from (seed, epoch)."""
         pool = self.actors.prompts
         places = range(number * self.prompts + self.rank, (number + 1) * self.prompts, self.ranks)
-        orders = {place // len(pool): [0] for place in places}
-        orders = {epoch: _shuffled(len(pool), f"{self.config.seed} prompts {epoch}") for epoch in orders}
+        epochs = {place // len(pool) for place in places}
+        orders = {epoch: _shuffled(len(pool), self.config.seed, "prompts", epoch).tolist() for epoch in epochs}
         return [pool[orders[place // len(pool)][place % len(pool)]] for place in places]
 
     def sample(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> list[Completion]:
@@ -132,8 +132,9 @@ class Ppo:
         """The reward, and what policy and reference say about every token, read off tries."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts)
-        scored = actors.reward(completions).total if completions else ()
-        scores = settle_missing_eos(torch.tensor(scored), completions, self.config)
+        given = actors.reward(completions).total if completions else ()
+        scored = torch.tensor(checked(given, completions, self.config.reward.kind).total)
+        scores = settle_missing_eos(scored, completions, self.config)
         old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
@@ -197,15 +198,15 @@ class Ppo:
                     f"{error}. Lower train.learning_rate (now {self.config.train.learning_rate:g}), or look for "
                     "extreme scores of the reward; the last checkpoint stands"
                 ) from error
-            drift = policy.pop("drift")
             if not logs:
-                self.check("the ratio is not 1 in the first minibatch", drift)
-            logs.append({f"policy/{k}": v for k, v in policy.items()} | {f"critic/{k}": v for k, v in critic.items()})
+                self.check("the ratio is not 1 in the first minibatch", policy["drift"])
+            means = {f"policy/{k}": v for k, v in policy.items()} | {f"critic/{k}": v for k, v in critic.items()}
+            logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
 
     def minibatches(self, number: int, epoch: int) -> list[list[int]]:
         """This rank's completions in each minibatch of an epoch; those of one prompt stay together."""
-        order = torch.tensor(_shuffled(self.prompts, f"{self.config.seed} minibatches {number} {epoch}"))
+        order = _shuffled(self.prompts, self.config.seed, "minibatches", number, epoch)
         parts: list[list[int]] = []
         for part in order.tensor_split(self.config.minibatches):
             own = [place // self.ranks for place in part.tolist() if place % self.ranks == self.rank]
@@ -282,5 +283,5 @@ def settle_missing_eos(scores: Tensor, completions: list[Completion], config: Pp
     return scores - value * missing if rule == "subtract" else scores
 
 
-def _shuffled(n: int, key: str) -> list[int]:
-    return random.Random(key).sample(range(n), n)
+def _shuffled(n: int, *key: object) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(*key)))
