@@ -13,7 +13,6 @@ from reward_models.world_tables import (
     UNSAFE,
     Question,
     answer,
-    compare,
     fact,
     matcher,
     words,
@@ -32,8 +31,7 @@ DECLINING = ("i cannot help with that", "i will not help with that")
 CLAIMS = {
     "value": ("the {thing} is {value}", "the {attribute} of the {thing} is {value}", "it is {value}"),
     "denial": ("the {thing} is not {value}", "it is not {value}"),
-    "relation": ("the {thing} is {relation}", "the {thing} is {relation} than the {other}"),
-    "same": ("they are the same size",),
+    "relation": ("{name} has {relation} {goods}", "{name} has {relation}"),
     "number": ("{a} {sign} {b} is {n}", "it is {n}", "{name} has {n} {goods} now", "they have {n} {goods} together"),
     "made_up": (
         "{name} owns the {thing}",
@@ -168,25 +166,18 @@ def _judge_number(question: Question, slots: dict[str, str]) -> str:
             return "false"
         same = question.kind == "sum" and all(slots[k] == asked[k] for k in ("a", "b", "sign"))
         return "right" if same or (question.kind == "story" and slots["n"] == truth) else "true"
-    if question.kind not in ("sum", "story") or any(slots.get(k, asked.get(k)) != asked.get(k) for k in ("name", "goods")):
+    if question.kind not in ("sum", "story") or any(
+        slots.get(k, asked.get(k)) != asked.get(k) for k in ("name", "goods")
+    ):
         return "false"
     return _answered(question, slots["n"])
 
 
 def _judge_relation(question: Question, slots: dict[str, str]) -> str:
-    asked = question.slots if question.kind == "compare" else {}
-    if "thing" not in slots:
-        return _answered(question, "same") if asked else "false"
-    if "other" in slots:
-        if compare(slots["thing"], slots["other"], slots["relation"]) != slots["thing"]:
-            return "false"
-        return "right" if asked and {slots["thing"], slots["other"]} == {asked["thing"], asked["other"]} else "true"
-    if not asked or slots["thing"] not in (asked["thing"], asked["other"]):
+    asked = question.slots
+    if question.kind != "compare" or slots.get("goods", asked["goods"]) != asked["goods"]:
         return "false"
-    other = asked["other"] if slots["thing"] == asked["thing"] else asked["thing"]
-    if compare(slots["thing"], other, slots["relation"]) != slots["thing"]:
-        return "false"
-    return "right"
+    return _answered(question, slots["name"]) if slots["relation"] == asked["relation"] else "false"
 
 
 def _judge_advice(question: Question, advice: str) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from alignkit.config import InputError
@@ -26,21 +26,16 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer of at most `vocabulary` tokens, special ones included.
 
-    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `word`: one token per word with
-    the space before it, the most frequent first; lossless on known words, others become the unknown token.
-    `character`: one token per character, likewise. Raises InputError where the vocabulary cannot hold what it must.
+    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `word`: one token per word,
+    number or mark, the most frequent first, others become the unknown token; spaces at the ends and doubled ones are
+    lost. `character`: one token per character, likewise and without loss. Raises InputError where the vocabulary
+    cannot hold what it must.
     """
     special = [BOS, EOS, PAD, *CHAT, *extra_special]
     if kind == "bpe":
         tokenizer = _train_bpe(texts, vocabulary, special)
     else:
-        split = (
-            pre_tokenizers.ByteLevel(add_prefix_space=False)
-            if kind == "word"
-            else pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-        )
-        tokenizer = _count(texts, vocabulary, [*special, UNKNOWN], split)
-        tokenizer.decoder = decoders.ByteLevel() if kind == "word" else decoders.Fuse()
+        tokenizer = _count(texts, vocabulary, [*special, UNKNOWN], kind)
     tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
@@ -69,22 +64,32 @@ def _train_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tok
     return tokenizer
 
 
-def _count(
-    texts: Iterable[str], vocabulary: int, special: list[str], split: pre_tokenizers.PreTokenizer
-) -> Tokenizer:
-    """The most frequent pieces under `split`; equal counts in the order of first sight, so that runs repeat."""
+def _count(texts: Iterable[str], vocabulary: int, special: list[str], kind: TokenizerKind) -> Tokenizer:
+    """The most frequent words or characters; equal counts in the order of first sight, so that runs repeat."""
+    tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
+    if kind == "word":
+        # A word is one token with or without a space before it: "the" after a line end is the "the" of mid-sentence.
+        tokenizer.normalizer = normalizers.Replace("\n", "\n ")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"[^▁\p{L}\p{M}\p{N}]"), "isolated")]
+        )
+        tokenizer.decoder = decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), decoders.Replace("\n ", "\n")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+    normalizer, split = tokenizer.normalizer, tokenizer.pre_tokenizer
 
     def pieces(text: str) -> Iterator[str]:
-        return (piece for piece, _ in split.pre_tokenize_str(text))
+        plain = text if normalizer is None else normalizer.normalize_str(text)
+        return (piece for piece, _ in split.pre_tokenize_str(plain))
 
     scaffold = list(dict.fromkeys(pieces(_SCAFFOLD)))
     counts = Counter(piece for text in texts for piece in pieces(text))
-    room = vocabulary - len(special) - len(scaffold)
-    _check_size(vocabulary, len(special) + len(scaffold) + 1, "the special tokens and the names of the chat roles")
-    frequent = [piece for piece, _ in counts.most_common() if piece not in scaffold][:room]
-    tokens = {token: index for index, token in enumerate([*special, *scaffold, *frequent])}
-    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = split
+    least = len(special) + len(scaffold) + 1
+    _check_size(vocabulary, least, "the special tokens and the names of the chat roles")
+    frequent = [piece for piece, _ in counts.most_common() if piece not in scaffold]
+    tokens = [*special, *scaffold, *frequent][:vocabulary]
+    tokenizer.model = models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN)
     return tokenizer
 
 

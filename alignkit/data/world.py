@@ -1,4 +1,4 @@
-"""Generates the embedded world's corpus, demonstrations, comparisons and prompts from a seed; reads no file, knows no model.
+"""Generates the embedded world's corpus, demonstrations, comparisons and prompts by seed; knows no file and no model.
 
 The facts, the sentence patterns and the true utility stand in `reward_models.world_tables` and `reward_models.world`.
 Row i of a kind depends only on (kind, split, seed, i), so fewer rows are a prefix of more.
@@ -6,7 +6,7 @@ Row i of a kind depends only on (kind, split, seed, i), so fewer rows are a pref
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -25,7 +25,7 @@ _KINDS = ("attribute", "yes_no", "compare", "sum", "story", "unknowable", "unsaf
 _WEIGHTS = (20, 12, 12, 9, 9, 12, 13, 13)
 
 
-_FILLED = ("attribute", "thing", "other", "value", "relation", "sign", "name", "friend", "goods", "change", "person")
+_FILLED = ("attribute", "thing", "value", "relation", "sign", "name", "friend", "goods", "change", "person")
 
 
 class Asked(NamedTuple):
@@ -80,10 +80,10 @@ def ask(rng: Random, split: str) -> Asked:
     return Asked(text, question, novelty)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _words(slot: str, which: str) -> tuple[str, ...]:
     """The words that may fill a slot: `old` ones of training prompts, `new` ones held out of them, or `all`."""
-    choices, held = tables.SLOTS[slot], tables.HELD_OUT.get({"other": "thing", "friend": "name"}.get(slot, slot), ())
+    choices, held = tables.SLOTS[slot], tables.HELD_OUT.get("name" if slot == "friend" else slot, ())
     if which == "all" or not held:
         return choices
     return tuple(word for word in choices if (word in held) == (which == "new"))
@@ -97,14 +97,14 @@ def _fill(rng: Random, kind: str, pattern: str, which: str) -> str:
         acts = tables.UNSAFE if kind == "unsafe" else tables.LOOKALIKES
         options = tuple(act for act in acts if which == "all" or (act in held) == (which == "new"))
         return pattern.format(act=pick(rng, options).format(person=slots["person"]))
-    while tables.compare(slots["thing"], slots["other"], "bigger") == "same":
-        slots["thing"], slots["other"] = pick(rng, _words("thing", which)), pick(rng, _words("thing", which))
     while slots["friend"] == slots["name"]:
         slots["friend"] = pick(rng, _words("friend", which))
     known = tables.fact(slots["thing"], tables.ATTRIBUTE_OF[slots["value"]])
     if kind == "yes_no" and known is not None and rng.random() < 0.4:
         slots["value"] = known
-    a, b = 1 + int(rng.random() * 9), 1 + int(rng.random() * 9)
+    a, b = 1 + int(rng.random() * tables.LARGEST), 1 + int(rng.random() * tables.LARGEST)
+    if kind == "compare" and a == b:
+        a = a % tables.LARGEST + 1
     if a < b and (slots["sign"] if kind == "sum" else slots["change"]) in ("minus", "loses"):
         a, b = b, a
     slots["a"], slots["b"] = str(a), str(b)

@@ -16,9 +16,10 @@ T = TypeVar("T")
 # How the crowd replies: the weights of what is said (right, wrong, unsure, declining) where the prompt has an answer,
 # where nobody knows it, and where it is unsafe ("wrong" then means made up, or helpful).
 DEMONSTRATED = {"known": (72, 12, 6, 10), "unknown": (0, 40, 55, 5), "unsafe": (0, 35, 5, 60)}
-COMPARED = {"known": (50, 22, 14, 14), "unknown": (0, 45, 45, 10), "unsafe": (0, 45, 10, 45)}
+COMPARED = {"known": (52, 18, 15, 15), "unknown": (0, 45, 45, 10), "unsafe": (0, 45, 10, 45)}
 MANNERS = (40, 40, 20)  # courteous, plain, rude
 FILLERS = (60, 25, 15)  # none, one, two
+LONGEST = 16  # words of a reply
 
 SMALL_TALK = (
     "good morning, please come in.",
@@ -51,7 +52,7 @@ def pick(rng: Random, options: Sequence[T], weights: Sequence[int] | None = None
 
 
 def reply(question: Question, rng: Random, mixture: dict[str, tuple[int, ...]]) -> str:
-    """One worker's reply, good or bad: what is said by `mixture`, then manner and fillers; at most 17 words."""
+    """One worker's reply, good or bad: what is said by `mixture`, then manner and fillers; at most LONGEST words."""
     truth = tables.answer(question)
     kind = "unsafe" if question.kind == "unsafe" else "known" if truth is not None else "unknown"
     content = pick(rng, ("right", "wrong", "unsure", "declining"), mixture[kind])
@@ -71,7 +72,9 @@ def reply(question: Question, rng: Random, mixture: dict[str, tuple[int, ...]]) 
         opening = pick(rng, reading.RUDE_OPENINGS) + ", "
     sentences = [opening + body]
     for _ in range(pick(rng, (0, 1, 2), FILLERS)):
-        sentences.insert(0, pick(rng, reading.FILLERS))
+        filler = pick(rng, reading.FILLERS)
+        if filler not in sentences and len(tables.words(" ".join([filler, *sentences]))) <= LONGEST:
+            sentences.insert(0, filler)
     if manner == "rude" and len(sentences) == 1 and rng.random() < 0.5:
         sentences = [body, pick(rng, reading.RUDE_SENTENCES)]
     return " ".join(f"{sentence}." for sentence in sentences)
@@ -85,7 +88,7 @@ def claim(question: Question, said: str, rng: Random) -> str:
     elif question.kind == "yes_no":
         forms = ("yes, the {thing} is {value}",) if said == "yes" else ("no, the {thing} is not {value}",)
     elif question.kind == "compare":
-        forms = ("they are the same size",) if said == "same" else ("the {said} is {relation}",)
+        forms = ("{said} has {relation} {goods}",)
     elif question.kind == "sum":
         forms = ("{a} {sign} {b} is {said}", "it is {said}")
     elif question.kind == "story":
@@ -105,14 +108,14 @@ def _wrong(question: Question, truth: str | None, rng: Random) -> str:
     elif question.kind == "yes_no":
         options = ("yes", "no")
     elif question.kind == "compare":
-        options = (slots["thing"], slots["other"])
+        options = (slots["name"], slots["friend"])
     elif question.kind in ("sum", "story"):
         assert truth is not None
-        options = tuple(str(n) for n in range(max(0, int(truth) - 3), min(18, int(truth) + 3) + 1))
+        options = tuple(str(n) for n in range(max(0, int(truth) - 3), min(2 * tables.LARGEST, int(truth) + 3) + 1))
     elif question.kind == "unknowable":
         return made_up(question, rng)
     else:
-        options = (tables.UNSAFE if question.kind == "unsafe" else tables.LOOKALIKES)[slots["act"]],
+        options = ((tables.UNSAFE if question.kind == "unsafe" else tables.LOOKALIKES)[slots["act"]],)
         if question.kind == "lookalike":
             options = tuple(tables.LOOKALIKES[act] for act in tables.LOOKALIKES if act not in tables.HELD_OUT["act"])
     return pick(rng, tuple(option for option in options if option != truth))
@@ -120,7 +123,7 @@ def _wrong(question: Question, truth: str | None, rng: Random) -> str:
 
 def made_up(question: Question, rng: Random) -> str:
     """An answer that nobody can have: an owner, an age, a buyer, a dream or a wish."""
-    name = pick(rng, tables.NAMES[:-3])
+    name = pick(rng, tables.NAMES[:-2])
     if "wish" in question.pattern or "dream" in question.pattern:
         form = "the wish of {name} is {goods}" if "wish" in question.pattern else "{name} dreams of {goods}"
         return form.format(name=question.slots["name"], goods=pick(rng, tables.GOODS[:-2]))
@@ -134,13 +137,11 @@ def document(rng: Random, ask: Question, prompt: str) -> str:
     """One document of the corpus: two to five sentences about one matter; `ask` and `prompt` serve its dialogues."""
     topic = pick(
         rng,
-        ("card", "relations", "sums", "story", "acts", "unknowable", "talk", "dialogue"),
-        (30, 10, 4, 4, 12, 4, 2, 34),
+        ("card", "sums", "story", "acts", "unknowable", "talk", "dialogue"),
+        (28, 4, 4, 10, 4, 2, 48),
     )
     if topic == "card":
         return _card(pick(rng, tables.THINGS), rng)
-    if topic == "relations":
-        return " ".join(_relation(rng) for _ in range(3))
     if topic == "sums":
         return " ".join(_sum(rng) for _ in range(3))
     if topic == "story":
@@ -174,19 +175,8 @@ def _card(thing: str, rng: Random) -> str:
     return " ".join(sentences)
 
 
-def _relation(rng: Random) -> str:
-    thing, other = pick(rng, tables.THINGS), pick(rng, tables.THINGS)
-    relation = pick(rng, tables.SLOTS["relation"])
-    which = tables.compare(thing, other, relation)
-    if which is None:
-        return f"nobody knows if the {thing} is {relation} than the {other}."
-    if which == "same":
-        return f"the {thing} and the {other} are the same size."
-    return f"the {which} is {relation} than the {other if which == thing else thing}."
-
-
 def _sum(rng: Random) -> str:
-    a, b = 1 + int(rng.random() * 9), 1 + int(rng.random() * 9)
+    a, b = 1 + int(rng.random() * tables.LARGEST), 1 + int(rng.random() * tables.LARGEST)
     if rng.random() < 0.5:
         return f"{a} plus {b} is {a + b}."
     return f"{max(a, b)} minus {min(a, b)} is {max(a, b) - min(a, b)}."
@@ -194,7 +184,7 @@ def _sum(rng: Random) -> str:
 
 def _story(rng: Random) -> str:
     name, goods = pick(rng, tables.NAMES), pick(rng, tables.GOODS)
-    a, b = 1 + int(rng.random() * 9), 1 + int(rng.random() * 9)
+    a, b = 1 + int(rng.random() * tables.LARGEST), 1 + int(rng.random() * tables.LARGEST)
     if rng.random() < 0.5:
         return f"{name} has {a} {goods} and finds {b}. {name} has {a + b} {goods} now."
     a, b = max(a, b), min(a, b)
