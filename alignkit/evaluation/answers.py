@@ -39,8 +39,8 @@ class Answer:
     reasoning: str | None
     finished: bool
     """Whether the model ended its turn itself."""
-    tokens: int
-    """Its length, the end-of-turn token included."""
+    ids: tuple[int, ...]
+    """Its tokens, the end-of-turn token included."""
     kl: float | None
     """log π - log π_ref of the whole completion, nats (Schulman's k1); None where there is no comparison."""
     scores: dict[str, float] = field(default_factory=dict[str, float])
@@ -102,7 +102,7 @@ def answer(
             text=completion.response.content,
             reasoning=completion.response.reasoning,
             finished=completion.finished,
-            tokens=len(completion.ids),
+            ids=completion.ids,
             kl=kl[n],
             scores=scores[n],
         )

@@ -34,7 +34,7 @@ class Table:
         kl = [one.kl for one in answers if one.kl is not None]
         if len(kl) == len(answers):
             found.append(("kl", self._means(kl)))
-        found.append(("length", self._means([float(one.tokens) for one in answers])))
+        found.append(("length", self._means([float(len(one.ids)) for one in answers])))
         found.append(("finished", self._means([float(one.finished) for one in answers])))
         rows = [_row(name, key, mean(values), len(values)) for key, values in found]
         for row, (_, values) in zip(rows, found, strict=True):

@@ -75,7 +75,7 @@ def run(
     several = [one for found in answers.values() for one in found]
     rates = {
         "examples_per_second": len(several) / seconds,
-        "tokens_per_second": sum(one.tokens for one in several) / seconds,
+        "tokens_per_second": sum(len(one.ids) for one in several) / seconds,
     }
     metrics = {f"{row['model']}/{row['metric']}": row["value"] for row in rows}
     run.finish(metrics, rates, peak_memory_bytes(accelerator.device), folder)

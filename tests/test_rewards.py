@@ -1,0 +1,90 @@
+"""Rewards made from options: the learned one against plain passes, code only where it is allowed."""
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from alignkit.chat import ChatFormat
+from alignkit.config import InputError, build
+from alignkit.models import load_tokenizer
+from alignkit.options.reward_source import RewardSource
+from alignkit.options.shared import ModelOptions
+from alignkit.records import Completion, Message
+from alignkit.rewards import build_reward
+from alignkit.scorer import load_scorer, save_scorer
+
+
+def completion(text: str, **columns: object) -> Completion:
+    return Completion(
+        prompt=(Message(role="user", content="what?"),),
+        response=Message(role="assistant", content=text),
+        columns=dict(columns),
+    )
+
+
+def source(**options: object) -> RewardSource:
+    return build(RewardSource, options, "reward")
+
+
+def test_learned_reward_reads_the_end_of_turn_token(tmp_path: Path) -> None:
+    tiny.checkpoint(tmp_path / "base")
+    format = ChatFormat.load(load_tokenizer(str(tmp_path / "base")), "none", tiny.END)
+    scorer = load_scorer(ModelOptions(path=str(tmp_path / "base")), seed=3)
+    scorer.mean.fill_(0.5)
+    scorer.deviation.fill_(2.0)
+    save_scorer(scorer, format, tmp_path / "reward")
+    trunk = AutoModelForCausalLM.from_pretrained(tmp_path / "base").model
+    words = tiny.tokenizer()
+    expected = []
+    for text in ("yes", "no and no", "y"):
+        ids = torch.tensor([words("what?" + text)["input_ids"] + [words.eos_token_id]])
+        with torch.no_grad():
+            expected.append(scorer.head(trunk(ids).last_hidden_state[0, -1]).item())
+    completions = [completion(text) for text in ("yes", "no and no", "y")]
+    raw = build_reward(source(kind="learned", path=str(tmp_path / "reward"), normalised=False))
+    assert raw(completions).total == pytest.approx(expected, abs=1e-5)
+    small = build_reward(source(kind="learned", path=str(tmp_path / "reward"), scale=3.0), token_budget=16)
+    assert small(completions).total == pytest.approx([3 * (e - 0.5) / 2 for e in expected], abs=1e-5)
+    with pytest.raises(InputError, match="name the artifact of a reward stage"):
+        build_reward(source(kind="learned", path=str(tmp_path / "base")))
+
+
+def test_rules_lexicon_scale_and_clip(tmp_path: Path) -> None:
+    rule = build_reward(source(kind="rules", rule="number", scale=2.0))
+    assert rule([completion("it is 12", answer="#### 12"), completion("13", answer="12")]).total == (2.0, 0.0)
+    (tmp_path / "words.json").write_text(json.dumps({"good": 3.0, "bad": -1.0}))
+    words = build_reward(source(kind="lexicon", path=str(tmp_path / "words.json"), clip=0.6))
+    assert words([completion("good"), completion("bad"), completion("so")]).total == (0.6, -0.5, 0.0)
+
+
+def test_code_runs_only_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("own_rewards")
+    module.short = lambda completions, **columns: [-float(len(text)) for text in completions]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_rewards", module)
+    named = source(kind="function", path="own_rewards:short")
+    with pytest.raises(InputError, match="is code; add --allow-code"):
+        build_reward(named)
+    assert build_reward(named, allow_code=True)([completion("abc")]).total == (-3.0,)
+    with pytest.raises(InputError, match="cannot be imported"):
+        build_reward(source(kind="function", path="own_rewards:none"), allow_code=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "learned"}, "learned needs reward.path"),
+        ({"kind": "world", "path": "x"}, "no meaning for kind: world"),
+        ({"kind": "rules"}, "kind: rules needs one"),
+        ({"kind": "function", "path": "x.py"}, "not of the form package.module:function"),
+        ({"kind": "lexicon", "clip": -1.0}, "clip must be above 0"),
+    ],
+)
+def test_options_that_make_no_reward(options: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        source(**options)
