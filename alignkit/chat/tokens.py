@@ -62,9 +62,12 @@ class Encoder:
     def _batch(self, texts: Sequence[str], as_text: bool = False) -> list[list[int]]:
         if not texts:
             return []
-        fast = self.tokenizer.backend_tokenizer if self.tokenizer.is_fast and not as_text else None
+        fast = self.tokenizer.backend_tokenizer if self.tokenizer.is_fast else None
         if fast is not None and fast.truncation is None and fast.padding is None:  # no offsets: half the time
-            return [encoded.ids for encoded in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+            fast.encode_special_tokens = as_text  # the setting outlives a call, ours or another's
+            ids = [encoded.ids for encoded in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
+            fast.encode_special_tokens = False
+            return ids
         options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         return self.tokenizer(list(texts), split_special_tokens=as_text, truncation=False, **options)["input_ids"]
 
