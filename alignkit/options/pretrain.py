@@ -1,0 +1,90 @@
+"""Options of pretraining: a tokenizer and a model from nothing, or a checkpoint trained on. No model, no torch."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignkit.config import Config
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+
+
+class TokenizerOptions(Config):
+    """The tokenizer of a new model: trained on the training documents, or taken from a folder."""
+
+    kind: Literal["bpe", "word", "character"] = "bpe"
+    """`bpe`: byte-level byte-pair encoding, which takes any text; `word` and `character`: for teaching."""
+    vocabulary: int = Field(8192, ge=16)
+    """The largest number of tokens, special ones included."""
+    path: str | None = None
+    """Take the tokenizer of this checkpoint instead of training one."""
+
+
+class ArchitectureOptions(Config):
+    """A new causal model, of any class that transformers knows."""
+
+    model_type: str = "qwen3"
+    """The transformers name of the configuration, such as llama, qwen3, gpt_neox or mistral."""
+    layers: int = Field(6, ge=1)
+    """Decoder layers."""
+    width: int = Field(256, ge=2)
+    """Size of the hidden states."""
+    heads: int = Field(4, ge=1)
+    """Attention heads; width is a multiple of it."""
+    kv_heads: int | None = Field(None, ge=1)
+    """Heads of keys and values (grouped-query attention); heads is a multiple of it. Left out: as many as heads."""
+    feed_forward: int | None = Field(None, ge=1)
+    """Inner size of the feed-forward layers. Left out: 4 × width."""
+    tied: bool = True
+    """Input and output embeddings are one matrix."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of that configuration class, by their transformers names."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+        return self
+
+
+class PretrainTrain(TrainOptions):
+    """The optimiser, with rates for a small model from nothing; continued pretraining wants a tenth or less."""
+
+    learning_rate: float = 1e-3
+    """The peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's two moments (Brown et al. 2020, appendix B)."""
+    weight_decay: float = Field(0.1, ge=0.0)
+    """Decoupled weight decay, on matrices only."""
+
+
+class PretrainConfig(Config):
+    """Next-token training on documents: a new model from `architecture`, or the checkpoint in `model` trained on."""
+
+    architecture: ArchitectureOptions | None = None
+    """A new model of this shape; its context is data.max_length."""
+    tokenizer: TokenizerOptions = TokenizerOptions()
+    """The new model's tokenizer."""
+    model: ModelOptions | None = None
+    """The checkpoint to train on, with its own tokenizer."""
+    data: DataOptions
+    """Documents. Those longer than max_length are cut into pieces, and no token of them is lost."""
+    train: PretrainTrain = PretrainTrain()
+    """The optimiser and its schedule; an example is a document."""
+    fim_rate: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the training documents turned into fill-in-the-middle (Bavarian et al. 2022)."""
+    seed: int = 0
+    """Set from the recipe."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.architecture is None) == (self.model is None):
+            raise ValueError("give exactly one of `architecture` (a new model) and `model` (a checkpoint to train on)")
+        if self.model is not None and self.tokenizer != TokenizerOptions():
+            raise ValueError("`tokenizer` is for a new model; a checkpoint in `model` brings its own: remove it")
+        if self.model is not None and self.fim_rate and self.model.lora is not None:
+            raise ValueError("fim_rate adds tokens, which LoRA leaves untrained: remove model.lora or fim_rate")
+        if self.data.max_length < 2:
+            raise ValueError("data.max_length: a sequence needs at least 2 tokens to predict one")
+        return self
