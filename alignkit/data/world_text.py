@@ -84,15 +84,13 @@ def claim(question: Question, said: str, rng: Random) -> str:
     """A sentence, without its full stop, that answers the question with `said`."""
     slots = question.slots
     if question.kind == "attribute":
-        forms = ("the {thing} is {said}", "the {attribute} of the {thing} is {said}", "it is {said}")
+        forms = ("it is {said}", "it is {said}", "the {thing} is {said}")
     elif question.kind == "yes_no":
-        forms = ("yes, the {thing} is {value}",) if said == "yes" else ("no, the {thing} is not {value}",)
+        forms = ("yes, it is {value}",) if said == "yes" else ("no, it is not {value}",)
     elif question.kind == "compare":
-        forms = ("{said} has {relation} {goods}",)
-    elif question.kind == "sum":
-        forms = ("{a} {sign} {b} is {said}", "it is {said}")
-    elif question.kind == "story":
-        forms = ("they have {said} {goods} together",) if "friend" in slots else ("{name} has {said} {goods} now",)
+        forms = ("{said} has {relation}",)
+    elif question.kind in ("sum", "story"):
+        forms = ("it is {said}",)
     elif question.kind == "unknowable":
         forms = (said,)
     else:
