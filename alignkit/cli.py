@@ -24,9 +24,7 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[stage.key=value]...", help="Options set for this run.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="stage.key=value", help="Options set for this run.")]
 Runs = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 AllowCode = Annotated[bool, typer.Option(help="Let the recipe name Python functions as rewards.")]
@@ -94,8 +92,8 @@ def show(
         else:
             runs_table([(step.stage.name, step.state, step.record) for step in steps])
             for step in steps:
-                if step.record is not None and step.state == "done" and step.stage.type == "evaluate":
-                    print_results(step.record)
+                if step.state == "done" and step.stage.type == "evaluate":
+                    print_results(step)
         return
     folder = runs if what is None else what
     if not folder.is_dir():

@@ -192,6 +192,7 @@ def _child_environment(runtime: RuntimeOptions) -> dict[str, str]:
     """This process's environment, less what a launcher set for it, and with this very alignkit importable."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCH_VARIABLES)}
     here = str(Path(__file__).resolve().parents[2])
+    kept.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # loading bars would break up our own
     # The working folder must not hide packages; recipe/child.py adds it last, for the user's own functions.
     kept["PYTHONSAFEPATH"] = "1"
     kept["ALIGNKIT_DRIVER"] = str(os.getpid())

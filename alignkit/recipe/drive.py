@@ -1,5 +1,6 @@
 """Drives a recipe for a person at a terminal: says what happens, prints the results, ends with an exit code."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,8 +39,8 @@ def run_recipe(
         print_json({"recipe": recipe.name, "report": report if report.exists() else None, "stages": as_rows(steps)})
         return steps
     for step in steps:
-        if step.record is not None and step.stage.type == "evaluate":
-            print_results(step.record)
+        if step.stage.type == "evaluate":
+            print_results(step)
     if report.exists():
         print(f"\nReport: {report}")
     return steps
@@ -65,13 +66,27 @@ def _measured(record: RunRecord) -> dict[str, Any]:
     return record.model_dump(mode="json", include=fields)
 
 
-def print_results(record: RunRecord) -> None:
-    """The evaluate stage's headline table: a row per model."""
-    rows: list[dict[str, Any]] = record.metrics.get("table", [])
-    if rows:
-        columns = list(rows[0])
-        print()
-        print_table(columns, [[number(row.get(column)) for column in columns] for row in rows])
+def print_results(step: Step) -> None:
+    """The evaluate stage's table: a row for each measurement, a column for each model, intervals in brackets."""
+    path = step.directory / step.record.artifact / "results.json" if step.record else step.directory
+    if not path.is_file():
+        return
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    models: list[str] = results["models"]
+    measured: dict[str, dict[str, str]] = {}
+    for row in results["rows"]:
+        measured.setdefault(row["metric"], {})[row["model"]] = _estimate(row)
+    print()
+    rows = [[metric, *(values.get(model, "") for model in models)] for metric, values in measured.items()]
+    print_table([step.stage.name, *models], rows)
+    print(
+        f"Intervals: {results['confidence']:.0%}. Win rates by {results['win_rate_by']} against {results['baseline']}."
+    )
+
+
+def _estimate(row: dict[str, Any]) -> str:
+    low, high = row.get("low"), row.get("high")
+    return number(row["value"]) + ("" if low is None or high is None else f" [{number(low)}, {number(high)}]")
 
 
 def guarded(work: Callable[[], object]) -> NoReturn:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -20,6 +20,8 @@ FORMAT = 1
 """Raised when a change of alignkit makes results that earlier runs no longer stand for."""
 MODEL_KEYS = ("model", "models", "reference", "baseline")
 """Options outside `model:` that name a model."""
+PATH_KEYS = ("path", "chat_template", *MODEL_KEYS)
+"""Options that may name a file or folder; in all others a text is a text."""
 
 
 class Contents:
@@ -70,11 +72,7 @@ class _Identity:
     contents: Contents
 
     def of(self, group: BaseModel, keys: tuple[str, ...] = ()) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, field in type(group).model_fields.items():
-            value = getattr(group, name)
-            found[name] = value if value in _literals(field.annotation) else self._value(group, (*keys, name), value)
-        return found
+        return {name: self._value(group, (*keys, name), getattr(group, name)) for name in type(group).model_fields}
 
     def _value(self, group: BaseModel, keys: tuple[str, ...], value: Any) -> Any:
         if isinstance(value, BaseModel):
@@ -87,7 +85,8 @@ class _Identity:
             return value
         if reference := REFERENCE.fullmatch(value):
             return f"run {self.ids[reference[1]]}"
-        if path := existing(value):
+        path = existing(value) if keys[-1] in PATH_KEYS else None
+        if path is not None:
             return f"sha256 {self.contents.of(path)}"
         if isinstance(group, DataOptions) and keys[-1] == "path":
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
@@ -105,15 +104,7 @@ def names_model(group: BaseModel, key: str) -> bool:
 
 def existing(text: str) -> Path | None:
     """The file or folder that an option names, if it names one; code as "package.module:function" is its file."""
-    if not text.strip(" ./") or len(text) > 1000 or "\n" in text:
-        return None
     if re.fullmatch(r"[\w.]+:\w+", text):
         text = text.partition(":")[0].replace(".", "/") + ".py"
-    path = Path(text).expanduser()
-    return path if path.exists() else None
-
-
-def _literals(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    return [value for part in get_args(annotation) for value in _literals(part)]
+    path = Path(text)
+    return path if text and path.exists() else None

@@ -128,6 +128,14 @@ def test_changed_contents_re_run_what_reads_them(recipe: Path) -> None:
     assert run(recipe, targets=["reward"]) == []
 
 
+def test_a_text_that_happens_to_name_a_folder_is_a_text(recipe: Path) -> None:
+    recipe.write_text(CHAIN.replace("path: base", "path: base, eos_token: stop"))
+    run(recipe, targets=["sft"])
+    Path("stop").mkdir()
+    Path("stop/anything").write_text("x")
+    assert run(recipe, targets=["sft"]) == []
+
+
 def test_a_file_of_equal_size_and_time_is_hashed_again_unless_large(recipe: Path) -> None:
     run(recipe, targets=["sft"])
     facts = Path("base/model.safetensors").stat()
