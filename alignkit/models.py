@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -224,6 +225,10 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **arguments)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_missing(path, "model", error)) from error
+    for module in model.modules() if four_bit else ():
+        # On some CPUs a pass without gradient would re-round the 4-bit scales to bfloat16, in place and for good.
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
     return (model if four_bit else model.to(device)).eval(), reason is None
 
 
