@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
-from alignkit.chat import ChatFormat, extend_embeddings
+from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.models import Policy, load_policy, load_tokenizer, save_policy
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import LoraOptions, RuntimeOptions
+from alignkit.prepare import Setting, open_setting
 from alignkit.records import Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 class Actors:
     """Everything that takes part in one on-policy run."""
 
+    accelerator: Accelerator
     policy: Policy
     reference: Policy | None
     """A frozen copy of the policy; None where the policy holds its reference itself (its adapter off)."""
@@ -47,29 +50,21 @@ class Actors:
         self.format.save(directory, self.policy.model)
 
 
-def load_actors(
-    config: PpoConfig, runtime: RuntimeOptions, run: Run, accelerator: Accelerator, reward: Reward | None = None
-) -> Actors:
+def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Actors:
     """Open everything that `config` names; raises InputError naming the option that cannot be met."""
-    device, precision = accelerator.device, "bf16" if accelerator.mixed_precision == "bf16" else "float32"
-    tokenizer = load_tokenizer(config.model.path)
-    options = config.model
-    format = ChatFormat.load(tokenizer, options.chat_template, options.eos_token, options.template_kwargs)
+    setting = open_setting(config.model, runtime)
+    device, precision, format = setting.accelerator.device, setting.precision, setting.format
     prompts, validation, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
     prompts, validation = (fitting(part, format, config) for part in (prompts, validation))
-    wanted = config.train.batch_size // config.samples
-    if not prompts or wanted < accelerator.num_processes:
+    drawn, processes = config.train.batch_size // config.samples, setting.accelerator.num_processes
+    if not prompts or drawn < processes:
         raise InputError(
-            f"ppo: {len(prompts)} prompts, {wanted} of them in an update, for {accelerator.num_processes} processes: "
+            f"ppo: {len(prompts)} prompts, {drawn} of them in an update, for {processes} processes: "
             "give more prompts, a larger train.batch_size, or fewer processes"
         )
-    policy = load_policy(options, device=device, precision=precision, seed=config.seed).eval()
-    if format.new_ids and policy.adapted is not None:
-        raise InputError(
-            "model.chat_template adds tokens that a LoRA adapter cannot learn here: run an sft stage first"
-        )
-    extend_embeddings(policy.model, tokenizer, format.new_ids)
+    policy = load_policy(config.model, device=device, precision=precision, seed=config.seed).eval()
+    setting.extend(policy.model, config.model)
     if reward is None:
         reward = build_reward(
             config.reward,
@@ -78,38 +73,48 @@ def load_actors(
             token_budget=runtime.token_budget,
             allow_code=runtime.allow_code,
         )
-    longest = max(len(format.prompt(p.messages, p.tools)) for p in [*prompts, *validation]) + config.max_new_tokens
-    tolerance = 5e-2 if precision == "bf16" else 1e-2 if options.load_in_4bit else 1e-5
+    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in [*prompts, *validation]])
+    longest = max(len(context) for context in contexts) + config.max_new_tokens
     return Actors(
+        accelerator=setting.accelerator,
         policy=policy,
         reference=policy.frozen_copy() if policy.adapted is None else None,
-        critic=load_critic(config, format, accelerator, precision).eval(),
+        critic=load_critic(config, setting).eval(),
         reward=reward,
         format=format,
         prompts=prompts,
         validation=validation,
-        tolerance=tolerance,
+        tolerance=5e-2 if precision == "bf16" else 1e-2 if config.model.load_in_4bit else 1e-5,
         generation_batch=max(1, runtime.token_budget // longest),
         token_budget=runtime.token_budget,
     )
 
 
-def load_critic(config: PpoConfig, format: ChatFormat, accelerator: Accelerator, precision: str) -> Scorer:
+def load_critic(config: PpoConfig, setting: Setting) -> Scorer:
     """The critic: the reward model with its normalisation in the head, or the policy's trunk under a zero head."""
-    init, options = config.critic.init, config.model
+    init, source, options = config.critic.init, config.reward, config.model
     if options.adapter == "continue" and options.lora is None:
         options = options.model_copy(update={"adapter": "merge", "lora": LoraOptions()})
-    if init != "zero" and config.reward.kind == "learned":
-        same = load_tokenizer(str(config.reward.path)).get_vocab() == format.tokenizer.get_vocab()
-        if same:
-            options = options.model_copy(update={"path": config.reward.path})
+    if init != "zero" and source.kind == "learned":
+        if load_tokenizer(str(source.path)).get_vocab() == setting.format.tokenizer.get_vocab():
+            options = options.model_copy(update={"path": source.path})
         elif init == "reward":
-            raise InputError(
-                f"critic.init: reward: {config.reward.path} has another tokenizer than {config.model.path}; use zero"
-            )
-    critic = load_scorer(options, device=accelerator.device, precision=precision, seed=config.seed + 1, zero_head=True)
-    if config.reward.normalised:
+            raise InputError(f"critic.init: reward: {source.path} has another tokenizer than {options.path}; use zero")
+    critic = load_scorer(
+        options,
+        device=setting.accelerator.device,
+        precision=setting.precision,
+        seed=config.seed + 1,
+        zero_head=True,
+    )
+    if options.path == config.model.path:
+        setting.extend(critic.model, options)
+        return critic
+    if source.normalised:
         critic.fold_normalisation()
+    with torch.no_grad():
+        critic.head.weight *= source.scale
+        critic.head.bias *= source.scale
     return critic
 
 
@@ -126,8 +131,8 @@ def fitting(prompts: Sequence[Prompt], format: ChatFormat, config: PpoConfig) ->
     told = f"{lost} of {len(prompts)} prompts leave no room for max_new_tokens {config.max_new_tokens}"
     if config.data.over_long != "skip":
         raise InputError(
-            f"data.max_length {config.data.max_length}: {told}; the first, {prompts[over].id or over}, has "
-            f"{len(contexts[over])} tokens. Raise data.max_length, or set data.over_long: skip"
+            f"data.max_length {config.data.max_length}: {told}; the first, {prompts[over].messages[-1].content[:60]!r}, "
+            f"has {len(contexts[over])} tokens. Raise data.max_length, or set data.over_long: skip"
         )
     logger.warning(f"{told}: skipped")
     return kept

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -12,7 +13,6 @@ from alignkit.generate import draw, rollout, row_keys, uniforms
 from alignkit.models import Policy, load_policy, load_tokenizer
 from alignkit.options.shared import ModelOptions
 from alignkit.records import Completion, Message, Prompt
-from tests import tiny
 
 TEXTS = ["a", "what is it?", "tell me of 12 big bears.", "go!", "is there a way to sing and to be happy?"]
 

@@ -1,4 +1,4 @@
-"""Tiny checkpoints for tests: a character tokenizer and a random transformer, saved where `from_pretrained` finds them."""
+"""Tiny checkpoints for tests: a character tokenizer and a random transformer on disk."""
 
 from pathlib import Path
 

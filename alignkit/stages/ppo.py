@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from alignkit.actors import Actors, load_actors
 from alignkit.batches import seed_of
 from alignkit.experience import Rollouts, log_probabilities, make_rollouts, reference_log_probabilities, values
 from alignkit.generate import rollout
-from alignkit.loop import NonFiniteLoss, Objective, Sums, make_accelerator, make_optimizer, update
+from alignkit.loop import NonFiniteLoss, Objective, Sums, make_optimizer, update
 from alignkit.losses import is_clipped, policy_clip, value_clip
 from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor, set_learning_rate
@@ -36,9 +35,8 @@ HELD_OUT = -1
 
 def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Path:
     """Train the policy; returns the artifact's folder. `reward` replaces the recipe's, for library use."""
-    accelerator = make_accelerator(runtime)
-    actors = load_actors(config, runtime, run, accelerator, reward)
-    ppo = Ppo(config, accelerator, actors)
+    actors = load_actors(config, runtime, run, reward)
+    ppo = Ppo(config, actors)
     online = Online(
         models={"policy": (actors.policy, ppo.policy_optimizer), "critic": (actors.critic, ppo.critic_optimizer)},
         step=ppo.step,
@@ -46,7 +44,7 @@ def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
         memory=ppo.memory,
         save=actors.save,
     )
-    return fit_online(online, ppo.total, config.train, runtime, run, accelerator)
+    return fit_online(online, ppo.total, config.train, runtime, run, actors.accelerator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +64,9 @@ class Experience:
 class Ppo:
     """One run's actors and optimizers, and what happens in an update."""
 
-    def __init__(self, config: PpoConfig, accelerator: Accelerator, actors: Actors) -> None:
-        self.config, self.accelerator, self.actors = config, accelerator, actors
-        self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
+    def __init__(self, config: PpoConfig, actors: Actors) -> None:
+        self.config, self.actors, self.accelerator = config, actors, actors.accelerator
+        self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.prompts = config.train.batch_size // config.samples
         self.total = config.train.steps or max(1, round(config.train.epochs * len(actors.prompts) / self.prompts))
         self.memory = {"kl_coef": config.kl.coef}

@@ -1,0 +1,295 @@
+"""PPO end to end on a tiny model: what it reads, what it learns, what it leaves behind, and how it resumes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from peft import AutoPeftModelForCausalLM, PeftModel
+from ppo_cases import config, letters, metrics, prepare, start
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from alignkit.actors import load_actors
+from alignkit.chat import ChatFormat
+from alignkit.config import InputError
+from alignkit.experience import make_rollouts, values
+from alignkit.models import load_tokenizer
+from alignkit.options.ppo import PpoConfig
+from alignkit.options.shared import ModelOptions, RuntimeOptions
+from alignkit.records import Completion, Message, Scores
+from alignkit.runs import Run
+from alignkit.scorer import load_scorer, save_scorer
+from alignkit.stages.ppo import Ppo, settle_missing_eos
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME = RuntimeOptions(trackers=[], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("ppo"))
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Run:
+    """One uninterrupted run, under a controller that moves."""
+    return start(folder / "whole", adaptive(folder))
+
+
+def adaptive(folder: Path) -> PpoConfig:
+    kl = {"coef": 0.05, "controller": "adaptive", "target": 1.0, "horizon": 100}
+    return config(folder, kl=kl, train={"steps": 5, "checkpoint_every": 2, "evaluate_every": 2})
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.model_dir / "model.safetensors")
+
+
+def opened(folder: Path, tmp_path: Path, settings: PpoConfig) -> Ppo:
+    run = Run.open(tmp_path / "opened", "ppo", settings, RUNTIME, id="test")
+    return Ppo(settings, load_actors(settings, RUNTIME, run, letters))
+
+
+def test_reward_rises_and_the_artifact_loads(folder: Path) -> None:
+    run = start(folder / "learns", config(folder, train={"steps": 12, "batch_size": 32}, missing_eos={"rule": "keep"}))
+    lines = [line for line in metrics(run) if "objective/score" in line]
+    assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["objective/score"] > 2 * lines[0]["objective/score"]
+    held_out = [line["validation/objective/score"] for line in metrics(run) if "validation/objective/score" in line]
+    assert held_out[-1] > 1.5 * held_out[0]
+    for line in lines:
+        assert line["objective/rlhf_reward"] == pytest.approx(
+            line["objective/score"] + line["objective/non_score_reward"]
+        )
+    model, info = AutoModelForCausalLM.from_pretrained(run.model_dir, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.generation_config.eos_token_id == [tiny.tokenizer().eos_token_id]
+    assert run.record.status == "done" and run.record.metrics["objective/score"] == held_out[-1]
+
+
+def test_interrupted_and_resumed_is_uninterrupted(folder: Path, finished: Run) -> None:
+    calls = 0
+
+    def stops(completions: list[Completion]) -> Scores:
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # two validations before, so the fourth update
+            raise KeyboardInterrupt
+        return letters(completions)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(folder / "stopped", adaptive(folder), stops)
+    seen = metrics(Run.open(folder / "stopped", "ppo", adaptive(folder), RUNTIME, id="test"))
+    assert seen[-1]["step"] == 3
+    resumed = start(folder / "stopped", adaptive(folder))
+    assert metrics(resumed) == metrics(finished)
+    for name, value in weights(finished).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    coefs = [line["objective/kl_coef"] for line in metrics(finished) if "objective/kl_coef" in line]
+    assert len(set(coefs)) > 2
+
+
+def test_one_trajectory_under_any_budget(folder: Path, finished: Run) -> None:
+    small = start(folder / "budget", adaptive(folder), token_budget=150)
+    for one, other in zip(metrics(finished), metrics(small), strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+    for name, value in weights(finished).items():
+        assert (weights(small)[name] - value).norm() <= 1e-4 * value.norm(), name
+
+
+def test_two_processes_give_the_trajectory_of_one(folder: Path) -> None:
+    alone = start(folder / "alone", config(folder, train={"batch_size": 10}, minibatches=4))
+    place = prepare(folder / "two")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/stages"))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, str(ROOT / "tests/stages/ppo_cases.py"), str(place)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = Run.open(
+        place / "run", "ppo", config(place, train={"batch_size": 10}, minibatches=4), RUNTIME, id="test"
+    )
+    for one, other in zip(metrics(alone), metrics(together), strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+    for name, value in weights(alone).items():
+        assert (weights(together)[name] - value).norm() <= 1e-4 * value.norm(), name
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_scores_are_those_of_the_untouched_model_at_the_temperature(
+    folder: Path, tmp_path: Path, temperature: float
+) -> None:
+    ppo = opened(folder, tmp_path, config(folder, temperature=temperature, samples=2))
+    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    experience = ppo.score(completions, ppo.minibatches(0, 0))
+    plain = AutoModelForCausalLM.from_pretrained(folder / "model")
+    for n, completion in enumerate(completions):
+        context = ppo.actors.format.prompt(completion.prompt)
+        with torch.no_grad():
+            logits = plain(torch.tensor([[*context, *completion.ids]])).logits[0, len(context) - 1 : -1] / temperature
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None]).squeeze(1)
+        length = len(completion.ids)
+        torch.testing.assert_close(experience.old[n, :length], expected, rtol=1e-5, atol=1e-5)
+        assert experience.rollouts.mask[n].sum() == length and not experience.old[n, length:].any()
+    torch.testing.assert_close(experience.reference, experience.old, rtol=0, atol=1e-6)
+
+
+def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
+    """γ = λ = 1: what remains of the reward after each token, less the critic's value before it."""
+    settings = config(folder, lam=1.0, whiten_advantages=False, kl={"coef": 0.3}, missing_eos={"rule": "keep"})
+    ppo = opened(folder, tmp_path, settings)
+    with torch.no_grad():
+        for parameter in ppo.actors.policy.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        ppo.actors.critic.head.weight.fill_(0.1)
+    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    experience = ppo.score(completions, [list(range(len(completions)))])
+    columns, _ = ppo.advantages(experience)
+    scores = letters(completions).total
+    for n, completion in enumerate(completions):
+        kl = [float(experience.old[n, t] - experience.reference[n, t]) for t in range(len(completion.ids))]
+        assert any(abs(k) > 1e-3 for k in kl)
+        for t in range(len(completion.ids)):
+            rest = scores[n] - 0.3 * sum(kl[t:])
+            assert float(columns["return"][n, t]) == pytest.approx(rest, abs=1e-5)
+            assert float(columns["advantage"][n, t]) == pytest.approx(rest - float(columns["value"][n, t]), abs=1e-5)
+
+
+def test_whitening_spans_the_update(folder: Path, tmp_path: Path) -> None:
+    ppo = opened(folder, tmp_path, config(folder))
+    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    experience = ppo.score(completions, ppo.minibatches(0, 0))
+    advantages = ppo.advantages(experience)[0]["advantage"][experience.rollouts.mask]
+    assert advantages.mean().abs() < 1e-5 and advantages.std(unbiased=False) == pytest.approx(1, abs=1e-4)
+
+
+def test_critic_starts_as_the_normalised_reward_model(folder: Path, tmp_path: Path) -> None:
+    tiny.checkpoint(tmp_path / "classifier", seed=5, classifier=True)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier")
+    settings = config(folder, reward={"kind": "learned", "path": str(tmp_path / "reward")})
+    make_reward_model(tmp_path / "classifier", tmp_path / "reward", mean=0.3, deviation=2.0)
+    ppo = opened(folder, tmp_path, settings)
+    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    rollouts = make_rollouts(completions, ppo.actors.format, 8192)
+    found = values(rollouts, ppo.actors.critic, ppo.accelerator)
+    for n, completion in enumerate(completions):
+        ids = [*ppo.actors.format.prompt(completion.prompt), *completion.ids]
+        for t in range(len(completion.ids)):
+            seen = torch.tensor([ids[: len(ids) - len(completion.ids) + t]])
+            with torch.no_grad():
+                raw = classifier.score(classifier.model(seen).last_hidden_state[0, -1])
+            assert float(found[n, t]) == pytest.approx((float(raw) - 0.3) / 2.0, abs=1e-5)
+    run = start(tmp_path / "run", settings, reward=None)
+    assert run.record.status == "done"
+
+
+def make_reward_model(source: Path, folder: Path, mean: float, deviation: float) -> None:
+    """A SequenceClassification checkpoint as a reward stage would leave it."""
+    scorer = load_scorer(ModelOptions(path=str(source)))
+    head = load_file(source / "model.safetensors")["score.weight"]
+    with torch.no_grad():
+        scorer.head.weight.copy_(head)
+        scorer.head.bias.zero_()
+        scorer.mean.fill_(mean)
+        scorer.deviation.fill_(deviation)
+    save_scorer(scorer, ChatFormat.load(load_tokenizer(str(source)), "none", eos_token=tiny.END), folder)
+
+
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_adapters(folder: Path, four_bit: bool) -> None:
+    settings = config(folder, model={"lora": {"r": 4}, "load_in_4bit": four_bit}, train={"learning_rate": 1e-2})
+    run = start(folder / f"lora{four_bit}", settings)
+    lines = [line for line in metrics(run) if "objective/kl" in line]
+    tolerance = 1e-2 if four_bit else 1e-5
+    assert abs(lines[0]["objective/kl"]) < 10 * tolerance and abs(lines[-1]["objective/kl"]) > 1e-3
+    adapter = load_file(run.model_dir / "adapter_model.safetensors")
+    assert all("lora" in name for name in adapter) and any(
+        value.abs().max() > 1e-3 for n, value in adapter.items() if "lora_B" in n
+    )
+    plain = AutoModelForCausalLM.from_pretrained(folder / "model")
+    context = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        before = plain(context).logits
+        after = PeftModel.from_pretrained(plain, run.model_dir)(context).logits
+        again = AutoPeftModelForCausalLM.from_pretrained(run.model_dir)(context).logits
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(again, after)
+
+
+def test_the_first_pass_is_checked(folder: Path, tmp_path: Path) -> None:
+    ppo = opened(folder, tmp_path, config(folder))
+    assert ppo.actors.reference is not None
+    ppo.actors.reference.model.get_output_embeddings().weight[3] += 0.1
+    with pytest.raises(RuntimeError, match="the policy is not its reference"):
+        ppo.step(0)
+    moving = opened(folder, tmp_path, config(folder))
+    moving.actors.policy.model.model.embed_tokens.register_forward_hook(
+        lambda module, _, output: output * 1.001 if torch.is_grad_enabled() else output
+    )
+    with pytest.raises(RuntimeError, match="the ratio is not 1"):
+        moving.step(0)
+
+
+def test_missing_end_tokens(folder: Path) -> None:
+    ask = (Message(role="user", content="go"),)
+    done, cut = (
+        Completion(prompt=ask, response=Message(role="assistant", content="x"), finished=f, ids=(1,))
+        for f in (True, False)
+    )
+    scores = torch.tensor([0.5, 0.7])
+    rules = {"replace": [0.5, -2.0], "subtract": [0.5, 0.2], "keep": [0.5, 0.7]}
+    for rule, expected in rules.items():
+        settings = config(folder, missing_eos={"rule": rule, "value": -2.0 if rule == "replace" else 0.5})
+        assert settle_missing_eos(scores, [done, cut], settings).tolist() == pytest.approx(expected)
+
+
+def test_every_prompt_once_an_epoch_and_in_one_minibatch(folder: Path, tmp_path: Path) -> None:
+    ppo = opened(folder, tmp_path, config(folder, train={"batch_size": 8}, samples=2, minibatches=3))
+    asked = [prompt.messages[0].content for number in range(6) for prompt in ppo.drawn(number)]
+    assert len(asked) == len(set(asked)) == len(ppo.actors.prompts) == 24
+    parts = ppo.minibatches(0, 0)
+    assert sorted(n for part in parts for n in part) == list(range(8)) and len(parts) == 3
+    assert all(n + 1 in part for part in parts for n in part if n % 2 == 0)
+    assert ppo.minibatches(0, 1) != parts
+
+
+def test_nan_reward_is_named(folder: Path) -> None:
+    def broken(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(float("nan") for _ in completions))
+
+    with pytest.raises(InputError, match="nan"):
+        start(folder / "broken", config(folder), broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"batch_size": 10}, "samples": 4}, "no multiple of samples"),
+        ({"minibatches": 17}, "minibatches 17 exceed"),
+        ({"min_new_tokens": 11}, "min_new_tokens 11 exceed"),
+        ({"critic": {"init": "reward"}}, "kind: learned"),
+        ({"missing_eos": {"rule": "subtract"}}, "above 0"),
+        ({"data": {"over_long": "truncate_answer"}}, "use skip"),
+        ({"kl_coef": 0.1}, "kl.coef"),
+    ],
+)
+def test_impossible_options(folder: Path, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config(folder, **changes)
+
+
+def test_long_prompts(folder: Path, tmp_path: Path) -> None:
+    tight = {"max_length": 17}
+    with pytest.raises(InputError, match=r"data\.max_length 17: 14 of 24 prompts .*over_long: skip"):
+        opened(folder, tmp_path, config(folder, data=tight))
+    ppo = opened(folder, tmp_path, config(folder, data=tight | {"over_long": "skip"}))
+    kept = [*ppo.actors.prompts, *ppo.actors.validation]
+    assert 0 < len(kept) < 30 and all(len(prompt.messages[0].content) <= 7 for prompt in kept)
