@@ -39,6 +39,8 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
         config.model, device=setting.accelerator.device, precision=setting.precision, seed=config.seed
     )
     setting.extend(scorer.model, config.model)
+    # A constant cancels in every pair: its gradient is rounding noise, which AdamW would blow up to steps.
+    scorer.head.bias.requires_grad_(config.centring > 0)
     objective = ranking_objective(config.margin, config.centring)
 
     def save(folder: Path) -> None:
