@@ -130,9 +130,9 @@ def _own(row: Row, as_: type[Record]) -> list[Record]:
 
 def _trl(row: Row, as_: type[Record]) -> list[Record]:
     """TRL's forms, text and messages alike: language modelling, prompts, completions, preferences, labels."""
-    if "chosen" in row or "rejected" in row:
+    if "chosen" in row or "rejected" in row or (as_ is Comparison and "prompt" in row):
         return [_pair(row)]
-    if "completion" in row:
+    if "completion" in row or (as_ is Demonstration and "prompt" in row):
         return [_completion(row)]
     if "messages" in row:
         messages = to_messages(row["messages"], "messages", "user")
@@ -179,10 +179,12 @@ def _pair(row: Row) -> Comparison:
     beside = "conversations" if "conversations" in row else "prompt"
     if row.get(beside) is not None:
         prompt = _asked(row[beside])
+        if isinstance(row[beside], str) and is_transcript(row[beside]):
+            chosen, rejected = (text.strip() if isinstance(text, str) else text for text in (chosen, rejected))
         responses = [_answer(chosen, "chosen", prompt), _answer(rejected, "rejected", prompt)]
     elif isinstance(chosen, str) and isinstance(rejected, str) and not is_transcript(chosen):
         cut = shared_text((chosen, rejected))
-        prompt = (says("user", chosen[:cut]),)
+        prompt = (says("user", chosen[:cut]),) if cut else ()
         responses = [(says("assistant", chosen[cut:]),), (says("assistant", rejected[cut:]),)]
     else:
         both = [to_messages(chosen, "chosen", "assistant"), to_messages(rejected, "rejected", "assistant")]

@@ -22,6 +22,7 @@ from alignkit.data.turns import first_fault
 from alignkit.records import Record
 
 R = TypeVar("R", bound=Record)
+csv.field_size_limit(2**31 - 1)
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".txt", ".md")
 
 
@@ -231,7 +232,7 @@ def _csv_rows(path: Path, raw: bytes) -> Iterator[tuple[int, Any]]:
             else:
                 yield line, {key: value for key, value in row.items() if value}
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from error
+        raise InputError(f"{path}:{before + 1}: malformed CSV: {error}") from error
 
 
 def files_of(path: str | Path, split: str | None = None) -> list[Path]:
