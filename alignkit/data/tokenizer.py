@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from alignkit.config import InputError
@@ -27,9 +27,9 @@ def train_tokenizer(
     """Train a tokenizer of at most `vocabulary` tokens, special ones included.
 
     `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `word`: one token per word,
-    number or mark, the most frequent first, others become the unknown token; spaces at the ends and doubled ones are
-    lost. `character`: one token per character, likewise and without loss. Raises InputError where the vocabulary
-    cannot hold what it must.
+    number or mark, the most frequent first, others become the unknown token; spaces are set anew (one between
+    words, none before a mark). `character`: one token per character, likewise and without loss. Raises InputError
+    where the vocabulary cannot hold what it must.
     """
     special = [BOS, EOS, PAD, *CHAT, *extra_special]
     if kind == "bpe":
@@ -68,20 +68,27 @@ def _count(texts: Iterable[str], vocabulary: int, special: list[str], kind: Toke
     """The most frequent words or characters; equal counts in the order of first sight, so that runs repeat."""
     tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     if kind == "word":
-        # A word is one token with or without a space before it: "the" after a line end is the "the" of mid-sentence.
-        tokenizer.normalizer = normalizers.Replace("\n", "\n ")
+        # Spaces are dropped, so a word is one token wherever it stands; the decoder sets them anew.
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(r"[^▁\p{L}\p{M}\p{N}]"), "isolated")]
+            [
+                pre_tokenizers.Split(Regex(r"[^\S\n]+"), "removed"),
+                pre_tokenizers.Split(Regex(r"[^\p{L}\p{M}\p{N}]"), "isolated"),
+            ]
         )
-        tokenizer.decoder = decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), decoders.Replace("\n ", "\n")])
+        tokenizer.decoder = decoders.Sequence(
+            [
+                decoders.WordPiece(prefix="##", cleanup=False),
+                decoders.Fuse(),
+                decoders.Replace(Regex(r" (?=[.,;:!?\n])|(?<=\n) "), ""),
+            ]
+        )
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
-    normalizer, split = tokenizer.normalizer, tokenizer.pre_tokenizer
+    split = tokenizer.pre_tokenizer
 
     def pieces(text: str) -> Iterator[str]:
-        plain = text if normalizer is None else normalizer.normalize_str(text)
-        return (piece for piece, _ in split.pre_tokenize_str(plain))
+        return (piece for piece, _ in split.pre_tokenize_str(text))
 
     scaffold = list(dict.fromkeys(pieces(_SCAFFOLD)))
     counts = Counter(piece for text in texts for piece in pieces(text))
