@@ -16,6 +16,7 @@ def learned(score: Score, name: str = "learned") -> Reward:
 
     def reward(completions: list[Completion]) -> Scores:
         values = score(completions)
-        return checked(values.tolist() if isinstance(values, Tensor) else values, completions, name)
+        numbers = [float(value) for value in (values.cpu() if isinstance(values, Tensor) else values)]
+        return checked(numbers, completions, name)
 
     return reward

@@ -1,0 +1,121 @@
+"""Rules, words and functions as rewards: worked examples, and what they say about bad input."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignkit.config import InputError
+from alignkit.records import Completion, Message
+from reward_models.functions import from_function, scaled
+from reward_models.learned import learned
+from reward_models.lexicon import SENTIMENT, lexicon, read_lexicon
+from reward_models.rules import contains, exact_match, length, number, pattern
+
+
+def said(text: str, ids: int = 3, question: str = "how many?", **columns: Any) -> Completion:
+    prompt = (Message(role="user", content=question),)
+    return Completion(prompt=prompt, response=Message(role="assistant", content=text), columns=columns, ids=(1,) * ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "expected"),
+    [
+        ("So it is 72.", "48 + 24 = 72\n#### 72", 1),
+        ("72 apples, not 73", "72", 0),
+        ("It costs $1,234.50", "1234.5", 1),
+        ("minus: -7", "7", 0),
+        ("1e3", 1000, 1),
+        ("I do not know", "4", 0),
+        ("0.30000001", "0.3", 1),
+        ("it is 12,5", "5", 1),  # no thousands' comma: 12 and 5
+    ],
+)
+def test_last_number(text: str, answer: Any, expected: float) -> None:
+    assert number()([said(text, answer=answer)]).total == (expected,)
+
+
+def test_text_rules() -> None:
+    answers = [said(" Blue\n whale ", answer="blue whale"), said("a blue whale.", answer="blue whale")]
+    assert exact_match()(answers).total == (1, 0)
+    assert contains()([*answers, said("the bluest whale", answer="blue")]).total == (1, 1, 0)
+    assert contains("key")([said("c++ it is", key="C++")]).total == (1,)
+    assert pattern(r"<answer>.*</answer>")([said("so <answer>\n4</answer>!"), said("4")]).total == (1, 0)
+    assert pattern(r"\d+", whole=True)([said("12"), said("12.")]).total == (1, 0)
+    assert length(10, 2)([said("", ids=n) for n in (10, 12, 13, 5)]).total == pytest.approx((0, 0, -0.1, -0.3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: number()([said("4")]), "no column 'answer'"),
+        (lambda: number()([said("4", answer="four")]), "holds no number: 'four'"),
+        (lambda: pattern("("), "not a regular expression"),
+        (lambda: length(0), "target >= 1"),
+    ],
+)
+def test_rules_name_what_is_wrong(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        make()
+
+
+def test_sentiment() -> None:
+    texts = [
+        "She was happy and kind.",
+        "He was sad.",
+        "The box was red.",
+        "She was not happy.",
+        "They weren't very sad",
+    ]
+    assert lexicon()([said(text) for text in texts]).total == pytest.approx((2 / 3, -1 / 2, 0, -1 / 2, 1 / 2))
+    scores = lexicon({"ox": 2.0, "cat": -0.5})([said("Ox, ox and CAT; oxen")])
+    assert scores.total == pytest.approx((3.5 / 5.5,))
+    assert scores.parts == {"positive": (4.0,), "negative": (0.5,)}
+    assert all(re.fullmatch("[a-z]+", word) for word in SENTIMENT) and min(SENTIMENT.values()) == -1
+
+
+def test_lexicon_files(tmp_path: Path) -> None:
+    file = tmp_path / "words.json"
+    file.write_text(json.dumps({"Good": 2, "bad": -1.5}))
+    assert read_lexicon(file) == {"good": 2.0, "bad": -1.5}
+    for content, message in (("[1]", "JSON object"), ('{"a": "b"}', "weight of 'a'"), ("{", "not JSON")):
+        file.write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_lexicon(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_lexicon(tmp_path / "none.json")
+
+
+def test_functions_as_trl_calls_them() -> None:
+    def plain(completions: list[str], answer: list[Any], **kwargs: Any) -> list[float]:
+        assert kwargs["prompts"] == ["how many?"] * 2 and kwargs["completion_ids"] == [[1, 1, 1]] * 2
+        return [float(text == wanted) for text, wanted in zip(completions, answer, strict=True)]
+
+    def chatty(prompts: Any, completions: Any, **kwargs: Any) -> list[float]:
+        assert prompts[0] == [{"role": "user", "content": "how many?"}]
+        return [len(completion[0]["content"]) for completion in completions]
+
+    two = [said("4", answer="4"), said("five")]
+    assert from_function(plain)(two).total == (1, 0)
+    assert from_function(chatty, conversational=True)(two).total == (1, 4)
+    assert scaled(from_function(chatty, conversational=True), -2.0, 5.0)(two).total == (-2, -5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+def test_a_bad_score_names_its_completion(bad: float | None) -> None:
+    def broken(completions: list[str], **kwargs: Any) -> list[float | None]:
+        return [0.0, bad]
+
+    with pytest.raises(InputError, match=r"broken.*completion 1 is (nan|inf|None).*'five' in answer to 'how many\?'"):
+        from_function(broken)([said("4"), said("five")])
+    with pytest.raises(InputError, match="returned 1 scores for 2 completions"):
+        learned(lambda completions: torch.zeros(1))([said("4"), said("five")])
+
+
+def test_learned_takes_tensors_and_lists() -> None:
+    two = [said("4"), said("five")]
+    assert learned(lambda c: torch.tensor([len(x.response.content) / 2 for x in c]))(two).total == (0.5, 2.0)
+    assert learned(lambda c: [1.0, 2.0])(two).total == (1.0, 2.0)
