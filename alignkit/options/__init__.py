@@ -1,13 +1,18 @@
 """The options of every stage, by the stage's name. Knows no model and no torch: checking a recipe is instant."""
 
-from importlib import import_module
-
 from alignkit.config import Config
+from alignkit.options.dpo import DpoConfig
+from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.ppo import PpoConfig
+from alignkit.options.pretrain import PretrainConfig
+from alignkit.options.reward import RewardConfig
+from alignkit.options.sft import SftConfig
 
-STAGES: dict[str, type[Config]] = {}
-for _name in ("pretrain", "sft", "reward", "dpo", "ppo", "evaluate"):
-    try:
-        STAGES[_name] = getattr(import_module(f"alignkit.options.{_name}"), f"{_name.capitalize()}Config")
-    except ModuleNotFoundError as _missing:
-        if _missing.name != f"alignkit.options.{_name}":
-            raise
+STAGES: dict[str, type[Config]] = {
+    "pretrain": PretrainConfig,
+    "sft": SftConfig,
+    "reward": RewardConfig,
+    "dpo": DpoConfig,
+    "ppo": PpoConfig,
+    "evaluate": EvaluateConfig,
+}

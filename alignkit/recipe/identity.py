@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from alignkit.config import InputError, content_hash
 from alignkit.lineage import atomic_write, sha256_file
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import DataOptions, ModelOptions
+from alignkit.options.shared import DataOptions
 from alignkit.recipe.hub import revision
 from alignkit.recipe.read import REFERENCE, Recipe, Stage
 
@@ -88,7 +88,8 @@ class _Identity:
         path = existing(value) if keys[-1] in PATH_KEYS else None
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
-        if isinstance(group, DataOptions) and keys[-1] == "path":
+        is_file = isinstance(group, DataOptions) or (isinstance(group, RewardSource) and group.kind == "lexicon")
+        if is_file and keys[-1] == "path":
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
         if names_model(group, keys[-1]):
             return f"revision {revision(value, self.stage.mark(*keys))}"
@@ -97,9 +98,9 @@ class _Identity:
 
 def names_model(group: BaseModel, key: str) -> bool:
     """Whether this option, where it holds neither a reference nor a folder, holds a model's name on a hub."""
-    if isinstance(group, ModelOptions) or (isinstance(group, RewardSource) and group.kind == "learned"):
-        return key == "path"
-    return key in MODEL_KEYS
+    if isinstance(group, RewardSource) and group.kind != "learned":
+        return False
+    return key in MODEL_KEYS or (key == "path" and not isinstance(group, DataOptions))
 
 
 def existing(text: str) -> Path | None:

@@ -1,0 +1,144 @@
+"""The command line, as a user meets it: processes, what they print, and the codes they end with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests" / "recipe"))
+
+import small_chain  # noqa: E402
+
+
+def alignkit(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder that is not the checkout."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | variables
+    command = [sys.executable, "-m", "alignkit", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that has been run, with the first command's output beside it."""
+    folder = tmp_path_factory.mktemp("chain")
+    small_chain.prepare(folder)
+    done = alignkit(folder, "run", "small.yaml")
+    assert done.returncode == 0, done.stderr
+    (folder / "output.txt").write_text(done.stdout)
+    return folder
+
+
+def test_run_leaves_runs_and_prints_the_results(folder: Path) -> None:
+    output = (folder / "output.txt").read_text()
+    assert "sft       starts" in output
+    assert "win_rate" in output and "Win rates by reward against base" in output
+    record = json.loads((folder / "runs/small/sft/run.json").read_text())
+    assert (record["status"], record["stage"], record["config"]["model"]["path"]) == ("done", "sft", "base")
+    assert record["data"][0]["rows"] == 24 and record["throughput"]["examples_per_second"] > 0
+    assert (folder / "runs/small/sft/model/model.safetensors").is_file()
+    evaluated = json.loads((folder / "runs/small/evaluate/run.json").read_text())
+    assert evaluated["parents"] == {"sft": record["id"]}
+
+
+def test_an_unchanged_recipe_re_runs_without_torch(folder: Path) -> None:
+    script = """if True:
+        import sys
+        from alignkit.cli import main
+        try:
+            main(["run", "small.yaml"])
+        finally:
+            heavy = [name for name in ("torch", "transformers", "accelerate", "datasets") if name in sys.modules]
+            print("heavy:", heavy, file=sys.stderr)
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "heavy: []" in done.stderr
+    assert done.stdout.count("done before") == 2
+
+
+def test_json_for_programs(folder: Path) -> None:
+    again = json.loads(alignkit(folder, "run", "small.yaml", "--json").stdout)
+    assert again["recipe"] == "small" and [stage["state"] for stage in again["stages"]] == ["done", "done"]
+    shown = json.loads(alignkit(folder, "show", "small.yaml", "sft.seed=5", "--json").stdout)
+    assert [(stage["name"], stage["state"]) for stage in shown] == [("sft", "new"), ("evaluate", "new")]
+    runs = json.loads(alignkit(folder, "show", "--json").stdout)
+    assert {run["stage"] for run in runs} == {"sft", "evaluate"}
+
+
+def test_show_lists_runs_with_state_and_metrics(folder: Path) -> None:
+    shown = alignkit(folder, "show", "small.yaml")
+    assert shown.returncode == 0
+    record = json.loads((folder / "runs/small/sft/run.json").read_text())
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("sft")]
+    assert line.split()[1:3] == ["done", record["id"][:8]] and "nll" in line
+
+
+def test_check_reads_data_and_tokens_and_writes_no_run(folder: Path) -> None:
+    checked = alignkit(folder, "check", "small.yaml", "--runs", "elsewhere", "--json")
+    assert checked.returncode == 0, checked.stderr
+    sft, evaluate = json.loads(checked.stdout)
+    # "say 7?" or "say 17?", then "ab" one to four times, then the end: one token a letter, after a line break or none.
+    assert (sft["records"], sft["sequences"], evaluate["records"]) == (24, 24, 8)
+    answers = sum(2 * (n % 4 + 1) + 1 for n in range(24))
+    prompts = sum(len(f"say {n}?") for n in range(24))
+    assert sft["tokens"] == answers + prompts
+    assert not (folder / "elsewhere").exists()
+
+
+def test_check_names_a_row_that_does_not_fit(folder: Path) -> None:
+    checked = alignkit(folder, "check", "small.yaml", "sft.data.max_length=10")
+    assert checked.returncode == 2
+    assert "stages.sft" in checked.stderr and "data.max_length is 10" in checked.stderr
+    assert alignkit(folder, "check", "small.yaml", "sft.data.max_length=10", "sft.data.over_long=skip").returncode == 0
+
+
+def test_chat_answers(folder: Path) -> None:
+    words = ("chat", "runs/small/sft", "--prompt", "say 3?", "--max-new-tokens", "5", "--temperature", "0", "--json")
+    first, second = alignkit(folder, *words), alignkit(folder, *words)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    assert set(json.loads(first.stdout)) == {"response", "finished"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "small.yaml", "sft.train.lr=1"), "here it is `train.learning_rate`"),
+        (("run", "absent.yaml"), "absent.yaml: cannot be read"),
+        (("check", "small.yaml", "sft.model.path=nobody/nothing"), "'nobody/nothing' is neither a folder"),
+        (("run", "small.yaml", "--only", "stf"), "did you mean `sft`"),
+        (("show", "absent"), "absent: there is neither a recipe nor a folder"),
+        (("chat", "runs/small/dpo"), "there is no model"),
+        (("run",), "Missing argument"),
+    ],
+)
+def test_wrong_input_is_one_error_and_exit_code_2(folder: Path, words: tuple[str, ...], message: str) -> None:
+    ended = alignkit(folder, *words)
+    assert ended.returncode == 2 and message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_stage_that_finds_the_input_wrong_ends_the_chain_with_code_2(folder: Path) -> None:
+    (folder / "bad.jsonl").write_text('{"messages": [\n')
+    ended = alignkit(folder, "run", "small.yaml", "sft.data.path=bad.jsonl", "name=bad")
+    assert ended.returncode == 2
+    assert "bad.jsonl" in ended.stderr and "Traceback" not in ended.stderr
+    record = json.loads((folder / "runs/bad/sft/run.json").read_text())
+    assert record["status"] == "failed" and "bad.jsonl" in record["error"]
+
+
+def test_a_stage_that_breaks_ends_with_code_1_and_its_reason(folder: Path) -> None:
+    (folder / "broken").mkdir(exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / "broken" / name).write_bytes((folder / "base" / name).read_bytes())
+    (folder / "broken" / "model.safetensors").write_bytes(b"not safetensors")
+    ended = alignkit(folder, "run", "small.yaml", "sft.model.path=broken", "name=broken", "--only", "sft")
+    record = json.loads((folder / "runs/broken/sft/run.json").read_text())
+    assert (ended.returncode, record["status"]) in {(1, "failed"), (2, "failed")}
+    assert record["error"] and record["error"].splitlines()[0] in ended.stderr
