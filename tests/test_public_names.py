@@ -1,0 +1,31 @@
+"""The public names: all there, nothing heavy before it is used."""
+
+import subprocess
+import sys
+
+import alignkit
+
+
+def test_every_public_name_is_there_and_a_wrong_one_is_an_attribute_error() -> None:
+    for name in alignkit.__all__:
+        assert getattr(alignkit, name).__name__ == name
+    assert not hasattr(alignkit, "no_such_name")
+
+
+def test_importing_alignkit_loads_neither_torch_nor_transformers() -> None:
+    code = "import alignkit, sys; print([m for m in ('torch', 'transformers', 'peft', 'trl') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_core_needs_none_of_the_extras() -> None:
+    blocked = "datatrove, orjson, fastapi, uvicorn, sqlalchemy, rouge_score, sacrebleu, vllm, deepspeed"
+    names = ", ".join(f"{name.strip()!r}" for name in blocked.split(","))
+    code = (
+        f"import sys\nfor name in ({names}): sys.modules[name] = None\n"
+        "import alignkit, alignkit.cli, alignkit.recipe\n"
+        "from alignkit.stages import pretrain, sft, reward, dpo, ppo, evaluate\n"
+        "[getattr(alignkit, name) for name in alignkit.__all__]\nprint('whole')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "whole", done.stderr[-2000:]
