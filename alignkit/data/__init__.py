@@ -1,0 +1,1 @@
+"""Published data into records, split and generated. Knows no model."""

@@ -5,8 +5,9 @@ from typing import Any, TypeVar, cast
 
 from alignkit.config import InputError, content_hash
 from alignkit.data import world
+from alignkit.data.files import files_of
 from alignkit.data.formats import convert
-from alignkit.data.read import files_of, read
+from alignkit.data.read import read
 from alignkit.data.split import cut_document, hold_out
 from alignkit.options.shared import DataOptions
 from alignkit.records import Document, Record

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from alignkit.config import InputError
-from alignkit.data.read import files_of, read
+from alignkit.data.files import files_of
+from alignkit.data.read import read
 from alignkit.records import Comparison, Demonstration, Document, Prompt, Record
 
 GOOD = '{"prompt": "q", "completion": "a"}'
