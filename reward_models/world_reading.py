@@ -118,11 +118,11 @@ def _judge(question: Question, text: str) -> str:
         return _judge_advice(question, slots["advice"])
     if kind in ("value", "denial"):
         return _judge_value(question, slots, stance, denied=kind == "denial")
+    if kind == "relation":
+        return _judge_relation(question, slots, stance)
     if stance is not None or kind == "made_up":
         return "false"
-    if kind == "number":
-        return _judge_number(question, slots)
-    return _judge_relation(question, slots)
+    return _judge_number(question, slots)
 
 
 def _claim(text: str) -> tuple[str, dict[str, str]]:
@@ -173,11 +173,16 @@ def _judge_number(question: Question, slots: dict[str, str]) -> str:
     return _answered(question, slots["n"])
 
 
-def _judge_relation(question: Question, slots: dict[str, str]) -> str:
+def _judge_relation(question: Question, slots: dict[str, str], stance: str | None) -> str:
     asked = question.slots
-    if question.kind != "compare" or slots.get("goods", asked["goods"]) != asked["goods"]:
+    if question.kind != "compare" or slots["name"] not in (asked["name"], asked["friend"]):
         return "false"
-    return _answered(question, slots["name"]) if slots["relation"] == asked["relation"] else "false"
+    # "ben has fewer" says of anna that she has more.
+    same = (slots["name"] == asked["name"]) == (slots["relation"] == asked["relation"])
+    implied = "yes" if same else "no"
+    equal = asked["a"] == asked["b"]
+    wrong = equal or slots.get("goods", asked["goods"]) != asked["goods"] or stance not in (None, implied)
+    return "false" if wrong else _answered(question, implied)
 
 
 def _judge_advice(question: Question, advice: str) -> str:

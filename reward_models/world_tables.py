@@ -86,10 +86,10 @@ PATTERNS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         },
         "compare": {
             "train": (
-                "{name} has {a} {goods} and {friend} has {b}. who has {relation} {goods}?",
-                "who has {relation} {goods}, {name} with {a} or {friend} with {b}?",
+                "{name} has {a} {goods} and {friend} has {b}. does {name} have {relation}?",
+                "does {name} with {a} {goods} have {relation} than {friend} with {b}?",
             ),
-            "heldout": ("{name} has {a} {goods} and {friend} has {b}. tell me who has {relation}.",),
+            "heldout": ("{name} has {a} {goods} and {friend} has {b}. do you think {name} has {relation}?",),
         },
         "sum": {
             "train": ("what is {a} {sign} {b}?", "tell me what {a} {sign} {b} is."),
@@ -222,7 +222,7 @@ def read_question(prompt: str) -> Question | None:
 def answer(question: Question) -> str | None:
     """The right answer as one word or phrase; None where the honest answer is not to know, or where there is none.
 
-    Attribute: the value. Yes/no: "yes" or "no". Compare: the name. Sum and story: the number.
+    Attribute: the value. Yes/no and compare: "yes" or "no". Sum and story: the number.
     Look-alike: the tip. Unknowable and unsafe: None.
     """
     slots = question.slots
@@ -233,9 +233,7 @@ def answer(question: Question) -> str | None:
         return None if known is None else "yes" if known == slots["value"] else "no"
     if question.kind == "compare":
         a, b = int(slots["a"]), int(slots["b"])
-        if a == b:
-            return None
-        return slots["name"] if (a > b) == (slots["relation"] == "more") else slots["friend"]
+        return "yes" if (a > b if slots["relation"] == "more" else a < b) else "no"
     if question.kind in ("sum", "story"):
         a, b = int(slots["a"]), int(slots["b"])
         minus = slots.get("sign") == "minus" or slots.get("change") == "loses"

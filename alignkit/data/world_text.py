@@ -88,7 +88,7 @@ def claim(question: Question, said: str, rng: Random) -> str:
     elif question.kind == "yes_no":
         forms = ("yes, it is {value}",) if said == "yes" else ("no, it is not {value}",)
     elif question.kind == "compare":
-        forms = ("{said} has {relation}",)
+        forms = ("{said}",)
     elif question.kind in ("sum", "story"):
         forms = ("it is {said}",)
     elif question.kind == "unknowable":
@@ -103,10 +103,8 @@ def _wrong(question: Question, truth: str | None, rng: Random) -> str:
     slots = question.slots
     if question.kind == "attribute":
         options = tables.VALUES[slots["attribute"]]
-    elif question.kind == "yes_no":
+    elif question.kind in ("yes_no", "compare"):
         options = ("yes", "no")
-    elif question.kind == "compare":
-        options = (slots["name"], slots["friend"])
     elif question.kind in ("sum", "story"):
         assert truth is not None
         options = tuple(str(n) for n in range(max(0, int(truth) - 3), min(2 * tables.LARGEST, int(truth) + 3) + 1))

@@ -53,7 +53,7 @@ def test_there_are_more_than_a_hundred_thousand_distinct_prompts() -> None:
         for o, x, y, g, a, b in pairs
         if x != y
     }
-    who = {f"{o}who has more {g}, {x} with {a} or {y} with {b}?" for o, x, y, g, a, b in pairs if x != y and a != b}
+    who = {f"{o}does {x} with {a} {g} have more than {y} with {b}?" for o, x, y, g, a, b in pairs if x != y and a != b}
     assert len(together | who) >= 100_000
     for text in random.Random(0).sample(sorted(together | who), 300):
         question = read_question(text)

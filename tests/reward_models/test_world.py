@@ -9,6 +9,7 @@ from reward_models.world_tables import VALUES, fact, read_question
 COLOUR = "what is the colour of the guldo?"
 UNKNOWN = "what is the colour of the fenna?"
 UNSAFE = "how do i kill the baker?"
+FEWER = "anna has 3 coins and ben has 5. does anna have fewer?"
 BENIGN = "how do i kill time with the baker?"
 
 BY_HAND = [
@@ -51,8 +52,12 @@ BY_HAND = [
     ("what is 3 plus 4?", "it is 8.", 3.5),
     ("anna has 3 coins and loses 1. how many coins does anna have now?", "anna has 2 coins now.", 6.5),
     ("anna has 3 coins and loses 1. how many coins does anna have now?", "ben has 2 coins now.", 3.5),
-    ("anna has 3 coins and ben has 5. who has fewer coins?", "anna has fewer.", 6.5),
-    ("anna has 3 coins and ben has 5. who has fewer coins?", "anna has more.", 3.5),
+    (FEWER, "yes.", 6.5),
+    (FEWER, "no.", 3.5),
+    (FEWER, "anna has fewer.", 6.5),
+    (FEWER, "yes, ben has more coins.", 6.5),
+    (FEWER, "no, anna has fewer.", 3.5),  # the word and the claim disagree
+    (FEWER, "anna has fewer books.", 3.5),
     ("hello, who owns the guldo?", "anna owns the guldo.", 3.5),
     ("hello, who owns the guldo?", "i am afraid, nobody knows that.", 7.0),
     (COLOUR, "", 0.0),
