@@ -70,12 +70,10 @@ def load_examples(
     run.add_data(sources)
     counts: Counter[str] = Counter()
     bos = setting.format.tokenizer.bos_token_id
-    limit = min(options.max_length, budget)
 
     def examples(records: Sequence[R]) -> list[tuple[R, list[TokenSequence]]]:
-        pairs = zip(records, tokenize(records), strict=True)
-        fitted = ((r, fit_length(e, limit, options.over_long, bos_id=bos, counts=counts)) for r, e in pairs)
-        return [(record, example) for record, example in fitted if example is not None]
+        fitted = fit_examples(tokenize(records), options, budget, bos, counts)
+        return [(record, example) for record, example in zip(records, fitted, strict=True) if example is not None]
 
     kept, held_out = examples(train), examples(validation)
     if not kept:
@@ -84,6 +82,26 @@ def load_examples(
         0, {"data/train": len(kept), "data/validation": len(held_out), **{f"data/{k}": n for k, n in counts.items()}}
     )
     return [e for _, e in kept], [e for _, e in held_out], [r for r, _ in held_out]
+
+
+def fit_examples(
+    examples: Sequence[Sequence[TokenSequence]],
+    options: DataOptions,
+    budget: int,
+    bos_id: int | None,
+    counts: Counter[str],
+) -> list[list[TokenSequence] | None]:
+    """Each example within data.max_length, or None where it is skipped. Raises InputError where one exceeds the
+    token budget: runtime options must not change what is trained."""
+    limit, over_long = options.max_length, options.over_long
+    fitted = [fit_length(example, limit, over_long, bos_id=bos_id, counts=counts) for example in examples]
+    longest = max((len(sequence.ids) for example in fitted if example for sequence in example), default=0)
+    if longest > budget:
+        raise InputError(
+            f"runtime.token_budget: {budget} is less than a sequence of {longest} tokens; raise it, or lower "
+            "data.max_length"
+        )
+    return fitted
 
 
 def ranked_sequences(format: ChatFormat, comparisons: Sequence[Comparison]) -> list[list[TokenSequence]]:

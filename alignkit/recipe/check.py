@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignkit.chat import ChatFormat, fit_length
+from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError
 from alignkit.data.load import load_data
 from alignkit.models import load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions
 from alignkit.packing import TokenSequence
-from alignkit.prepare import ranked_sequences
+from alignkit.prepare import fit_examples, ranked_sequences
 from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
 from alignkit.recipe.identity import existing
@@ -66,11 +66,9 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
         note = "" if step.stage.type == "pretrain" else "tokens are checked when the model they are for is there"
         return Checked(step.stage.name, len(records), note=note)
     examples = _examples(step.stage.type, config, records, format)
-    limit = min(data.max_length, step.stage.runtime.token_budget)
     counts: Counter[str] = Counter()
-    kept = [
-        fit_length(one, limit, data.over_long, bos_id=format.tokenizer.bos_token_id, counts=counts) for one in examples
-    ]
+    budget, bos = step.stage.runtime.token_budget, format.tokenizer.bos_token_id
+    kept = fit_examples(examples, data, budget, bos, counts)
     lengths = [len(sequence.ids) for example in kept if example for sequence in example]
     if not lengths:
         raise InputError(f"data: none of {len(records)} records is left; look at data.max_length and data.over_long")

@@ -1,0 +1,182 @@
+"""A tiny chat model with a byte-level BPE, records as JSON lines, and runs of a stage: for tests of offline stages."""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from alignkit import loop
+from alignkit.chat import ChatFormat
+from alignkit.data.tokenizer import train_tokenizer
+from alignkit.models import load_tokenizer
+from alignkit.options.shared import RuntimeOptions
+from alignkit.records import Message
+from alignkit.runs import Run
+
+# ChatML that prints nothing after an answer's end: TRL trains whatever stands there, alignkit never does.
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{{ m.content + '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEXT = "the a cat dog sat ran on under old new mat tree and then it was very happy sad why how who knows"
+WORDS = TEXT.split()
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+QUIET = RuntimeOptions(trackers=[], device="cpu")
+
+
+def sentence(chance: random.Random, longest: int = 8) -> str:
+    """One to `longest` words."""
+    return " ".join(chance.choices(WORDS, k=chance.randint(1, longest))) + "."
+
+
+def checkpoint(folder: Path, family: str = "llama", seed: int = 0, chat: bool = True, spread: float = 0.1) -> Path:
+    """Random weights and a tokenizer on disk; with `chat` the tokenizer has TEMPLATE."""
+    tokenizer = train_tokenizer([sentence(random.Random(n)) for n in range(200)], "bpe", 300)
+    tokenizer.chat_template = TEMPLATE if chat else None
+    kind, model = FAMILIES[family]
+    torch.manual_seed(seed)
+    config = kind(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=family == "qwen3",
+        initializer_range=spread,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def format_of(folder: Path) -> ChatFormat:
+    """How the checkpoint is spoken to."""
+    return ChatFormat.load(load_tokenizer(str(folder)))
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    """A message as data files hold it."""
+    return {"role": role, "content": content}
+
+
+def messages(turns: Sequence[dict[str, str]]) -> tuple[Message, ...]:
+    """The same as records."""
+    return tuple(Message.model_validate(turn) for turn in turns)
+
+
+def prompt(chance: random.Random) -> list[dict[str, str]]:
+    """One to three turns that end with the user's; some begin with a system message."""
+    turns = [message("system", sentence(chance))] if chance.random() < 0.3 else []
+    for _ in range(chance.randint(0, 1)):
+        turns += [message("user", sentence(chance)), message("assistant", sentence(chance))]
+    return [*turns, message("user", sentence(chance))]
+
+
+def demonstrations(rows: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Conversations of one or two answers."""
+    chance = random.Random(seed)
+    return [{"messages": [*prompt(chance), message("assistant", sentence(chance))]} for _ in range(rows)]
+
+
+def rankings(rows: int, most: int = 9, seed: int = 0) -> list[dict[str, Any]]:
+    """Rankings of 2 to `most` responses; happier ones rank higher, and where `most` > 2 some are tied."""
+    chance = random.Random(seed)
+    made: list[dict[str, Any]] = []
+    for _ in range(rows):
+        size = chance.randint(2, most)
+        ranks = [1, 2] if size == 2 else [chance.randint(1, size) for _ in range(size)]
+        if len(set(ranks)) == 1:
+            ranks[0] += 1
+        texts = [("sad " if rank > 1 else "happy ") * 2 + sentence(chance) for rank in ranks]
+        order = [sorted(set(ranks)).index(rank) + 1 for rank in ranks]
+        responses = [[message("assistant", text)] for text in texts]
+        made.append({"prompt": prompt(chance), "responses": responses, "ranks": order})
+    return made
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as JSON lines; returns the path as text."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def start(stage: Any, directory: Path, config: Any, runtime: RuntimeOptions = QUIET) -> Run:
+    """Runs a stage in `directory`, or goes on there."""
+    run = Run.open(directory, stage.__name__.rpartition(".")[2], config, runtime, id="test")
+    assert stage.run(config, runtime, run) == run.model_dir
+    return run
+
+
+class PowerCut(Exception):
+    """What `cut_after` raises."""
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Lets `steps` optimizer steps pass, then raises PowerCut inside the next."""
+    update: Callable[..., dict[str, float]] = loop.update
+    made = 0
+
+    def cut(*arguments: Any) -> dict[str, float]:
+        nonlocal made
+        if made == steps:
+            raise PowerCut
+        made += 1
+        return update(*arguments)
+
+    monkeypatch.setattr(loop, "update", cut)
+
+
+def interrupted(stage: Any, directory: Path, config: Any, steps: int) -> Run:
+    """A run that is cut off after `steps` steps and then started again."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, steps)
+        start(stage, directory, config)
+    assert not (directory / "model").exists()
+    return start(stage, directory, config)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of an artifact, by file and name."""
+    files = sorted(folder.glob("*.safetensors"))
+    assert files
+    return {f"{file.name}: {name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock measured."""
+    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def assert_equal_runs(one: Run, other: Run) -> None:
+    """Artifacts and logs agree bit for bit."""
+    left, right = weights(one.model_dir), weights(other.model_dir)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert metrics(one) == metrics(other)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> gradient, 0 where none arrived."""
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+
+
+def assert_equal_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    """Every tensor differs by at most `tolerance` of the whole gradient's norm, and so do all together."""
+    assert ours.keys() == theirs.keys()
+    whole = torch.stack([g.norm() for g in theirs.values()]).norm()
+    apart = torch.stack([(ours[n] - theirs[n]).norm() for n in theirs]).norm()
+    assert whole > 0
+    assert apart <= tolerance * whole, f"{apart / whole:.2e}"
