@@ -1,17 +1,35 @@
 """The command line, as a user meets it: processes, what they print, and the codes they end with."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from alignkit.cli import main
+from alignkit.objective import NonFiniteLoss
+from alignkit.recipe import drive
+from alignkit.recipe.child import run_prepared
+from alignkit.runs import Run, read_metrics
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests" / "recipe"))
 
 import small_chain  # noqa: E402
+
+
+@dataclass
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    output: str
+    errors: str
 
 
 def alignkit(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -79,31 +97,50 @@ def test_show_lists_runs_with_state_and_metrics(folder: Path) -> None:
     assert line.split()[1:3] == ["done", record["id"][:8]] and "nll" in line
 
 
-def test_check_reads_data_and_tokens_and_writes_no_run(folder: Path) -> None:
-    checked = alignkit(folder, "check", "small.yaml", "--runs", "elsewhere", "--json")
-    assert checked.returncode == 0, checked.stderr
-    sft, evaluate = json.loads(checked.stdout)
-    # "say 7?" or "say 17?", then "ab" one to four times, then the end: one token a letter, after a line break or none.
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """The command inside this process, where torch is loaded already."""
+    monkeypatch.chdir(folder)
+
+    def command(*words: str) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        said = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), said.out, said.err)
+
+    return command
+
+
+def test_check_reads_data_and_tokens_and_writes_no_run(here: Callable[..., Ended]) -> None:
+    checked = here("check", "small.yaml", "--runs", "elsewhere", "--json")
+    assert checked.code == 0, checked.errors
+    sft, evaluate = json.loads(checked.output)
     assert (sft["records"], sft["sequences"], evaluate["records"]) == (24, 24, 8)
-    answers = sum(2 * (n % 4 + 1) + 1 for n in range(24))
-    prompts = sum(len(f"say {n}?") for n in range(24))
-    assert sft["tokens"] == answers + prompts
-    assert not (folder / "elsewhere").exists()
+    # One token a letter; an answer is "ab" one to four times and its end.
+    assert sft["tokens"] == sum(len(f"say {n}?") + 2 * (n % 4 + 1) + 1 for n in range(24))
+    assert not Path("elsewhere").exists()
 
 
-def test_check_names_a_row_that_does_not_fit(folder: Path) -> None:
-    checked = alignkit(folder, "check", "small.yaml", "sft.data.max_length=10")
-    assert checked.returncode == 2
-    assert "stages.sft" in checked.stderr and "data.max_length is 10" in checked.stderr
-    assert alignkit(folder, "check", "small.yaml", "sft.data.max_length=10", "sft.data.over_long=skip").returncode == 0
+def test_check_names_a_row_that_does_not_fit(here: Callable[..., Ended]) -> None:
+    checked = here("check", "small.yaml", "sft.data.max_length=10")
+    assert checked.code == 2
+    assert "stages.sft" in checked.errors and "data.max_length is 10" in checked.errors
+    assert here("check", "small.yaml", "sft.data.max_length=10", "sft.data.over_long=skip").code == 0
 
 
-def test_chat_answers(folder: Path) -> None:
+def test_chat_answers(here: Callable[..., Ended]) -> None:
     words = ("chat", "runs/small/sft", "--prompt", "say 3?", "--max-new-tokens", "5", "--temperature", "0", "--json")
-    first, second = alignkit(folder, *words), alignkit(folder, *words)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout == second.stdout
-    assert set(json.loads(first.stdout)) == {"response", "finished"}
+    first, second = here(*words), here(*words)
+    assert first.code == 0, first.errors
+    assert first.output == second.output
+    assert set(json.loads(first.output)) == {"response", "finished"}
+
+
+def test_chat_goes_on_until_an_empty_line(here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = iter(["say 1?", "say 2?", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    said = here("chat", "runs/small/sft", "--max-new-tokens", "5", "--temperature", "0")
+    assert said.code == 0 and len(said.output.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -133,12 +170,28 @@ def test_a_stage_that_finds_the_input_wrong_ends_the_chain_with_code_2(folder: P
     assert record["status"] == "failed" and "bad.jsonl" in record["error"]
 
 
-def test_a_stage_that_breaks_ends_with_code_1_and_its_reason(folder: Path) -> None:
-    (folder / "broken").mkdir(exist_ok=True)
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (folder / "broken" / name).write_bytes((folder / "base" / name).read_bytes())
-    (folder / "broken" / "model.safetensors").write_bytes(b"not safetensors")
-    ended = alignkit(folder, "run", "small.yaml", "sft.model.path=broken", "name=broken", "--only", "sft")
-    record = json.loads((folder / "runs/broken/sft/run.json").read_text())
-    assert (ended.returncode, record["status"]) in {(1, "failed"), (2, "failed")}
-    assert record["error"] and record["error"].splitlines()[0] in ended.stderr
+def test_a_loss_that_is_not_finite_is_one_error(here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(config: object, runtime: object, run: Run) -> Path:
+        run.log(1, {"nll": 3.0})
+        raise NonFiniteLoss("nll is nan at step 2.")
+
+    monkeypatch.setattr("alignkit.stages.sft.run", diverging)
+    monkeypatch.setattr(drive, "execute_child", lambda directory, runtime: run_prepared(directory))
+    monkeypatch.delenv("ALIGNKIT_DRIVER", raising=False)
+    ended = here("run", "small.yaml", "name=diverging", "--only", "sft")
+    assert ended.code == 1 and "nll is nan at step 2." in ended.errors and "Traceback" not in ended.errors
+    assert json.loads(Path("runs/diverging/sft/run.json").read_text())["status"] == "failed"
+    assert read_metrics(Path("runs/diverging/sft")) == [{"step": 1, "nll": 3.0}]
+
+
+def test_a_full_disk_is_one_error_that_says_how_to_go_on(
+    here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filling(config: object, runtime: object, run: Run) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("alignkit.stages.sft.run", filling)
+    monkeypatch.setattr(drive, "execute_child", lambda directory, runtime: run_prepared(directory))
+    ended = here("run", "small.yaml", "name=full", "--only", "sft")
+    assert ended.code == 1 and "No space left on device: free some space" in ended.errors
+    assert "Traceback" not in ended.errors

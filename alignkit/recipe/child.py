@@ -15,6 +15,7 @@ from typing import Any
 
 from alignkit.config import Config, InputError, build
 from alignkit.lineage import read_record
+from alignkit.objective import NonFiniteLoss
 from alignkit.options import STAGES
 from alignkit.options.shared import RuntimeOptions
 from alignkit.recipe.hub import local_folder
@@ -41,6 +42,8 @@ def run_prepared(directory: Path) -> int:
         return 0
     except InputError as error:
         return _end(run, error, 2)
+    except NonFiniteLoss as error:
+        return _end(run, f"{error} The last checkpoint is kept.", 1)
     except KeyboardInterrupt:
         return _end(run, "interrupted; run it again to go on", 1)
     except Exception as error:
