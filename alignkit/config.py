@@ -55,7 +55,7 @@ def _path_in(mapping: Mapping[str, Any], fault: ErrorDetails) -> list[str | int]
     value: Any = mapping
     path: list[str | int] = []
     for part in fault["loc"]:
-        if (isinstance(value, Mapping) and part in value) or (isinstance(value, list) and isinstance(part, int)):
+        if part in (value if isinstance(value, Mapping) else range(len(value)) if isinstance(value, Items) else ()):
             path.append(part)
             value = cast(Any, value)[part]
     if fault["type"] == "missing":
@@ -70,9 +70,8 @@ def _mark_of(mapping: Mapping[str, Any], path: Sequence[str | int]) -> str:
         if isinstance(value, Node) and isinstance(part, str):
             mark = value.marks.get(part, mark)
             value = value.get(part)
-        elif isinstance(value, Items) and isinstance(part, int):
-            mark = value.marks[part] if part < len(value.marks) else mark
-            value = value[part]
+        elif isinstance(value, Items) and isinstance(part, int) and part < len(value.marks):
+            mark, value = value.marks[part], value[part]
     return mark
 
 

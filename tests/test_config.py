@@ -113,6 +113,8 @@ def test_duplicate_key_names_both_lines(tmp_path: Path) -> None:
          'recipe.yaml:4: stages.dpo.loras.1.r: input should be a valid integer, and is "x"'),
         ("train: {learning_rate: 1.0}\nloras:\n- {rr: 1}\n",
          "recipe.yaml:3: stages.dpo.loras.0.rr: unknown key; did you mean `r`?"),
+        ("train:\n  learning_rate: 1.0\n  betas: [0.9]\n",
+         "recipe.yaml:3: stages.dpo.train.betas.1: required and missing"),
         ("train: {learning_rate: 1.0}\nnames: [a, 3]\n",
          "recipe.yaml:2: stages.dpo.names.1: input should be a valid string, and is 3"),
     ],

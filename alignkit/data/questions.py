@@ -11,7 +11,7 @@ def from_instruction(row: Row, _: type[Record]) -> list[Record]:
     instruction = text_of(row, "instruction", "empty prompt")
     if "instances" in row:
         instances = need(row, "instances")
-        if not isinstance(instances, list) or not instances:
+        if not isinstance(instances, list) or not instances or not all(isinstance(part, dict) for part in instances):
             raise ValueError("no response: field `instances` must be a list of objects with `input` and `output`")
         common = common_of(row, "instruction", "instances")
         name = common.pop("id")
@@ -27,7 +27,7 @@ def from_instruction(row: Row, _: type[Record]) -> list[Record]:
 
 
 def _instructed(row: Row, about: str, answer: str) -> Messages:
-    asked = "\n\n".join(text for text in (row["instruction"], row.get(about)) if text)
+    asked = "\n\n".join([row["instruction"], *([text_of(row, about)] if row.get(about) else [])])
     answered = says("assistant", text_of(row, answer, "no response"))
     system = (says("system", text_of(row, "system")),) if row.get("system") else ()
     return (*system, says("user", asked), answered)

@@ -8,14 +8,16 @@ from alignkit.data.turns import to_tools
 Row = Mapping[str, Any]
 
 
-def need(row: Row, field: str) -> Any:
+def need(row: Any, field: str) -> Any:
     """The field's value; raises ValueError where it is missing or null."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"an object with the field `{field}` must stand here, and {row!r} does")
     if row.get(field) is None:
         raise ValueError(f"field `{field}` is missing; the row has {', '.join(row) or 'no field'}")
     return row[field]
 
 
-def text_of(row: Row, field: str, if_empty: str | None = None) -> str:
+def text_of(row: Any, field: str, if_empty: str | None = None) -> str:
     """The field's text; where it is blank, an error that begins with `if_empty`."""
     value = need(row, field)
     if not isinstance(value, str):

@@ -15,7 +15,9 @@ Node = Mapping[str, Any]
 
 def from_tree(row: Node, as_: type[Record]) -> list[Record]:
     """All records of one tree: the ranking at every question, or its best answer, or the questions themselves."""
-    root = row["prompt"]
+    root = row.get("prompt")
+    if not isinstance(root, Mapping) or _role(root) != "user":
+        raise ValueError("field `prompt` must hold the user's question, the root of the tree")
     if as_ is Comparison:
         return list(_rankings(root, ()))
     questions = list(_questions(root, ()))
@@ -27,13 +29,20 @@ def from_tree(row: Node, as_: type[Record]) -> list[Record]:
 
 
 def _children(node: Node, role: str) -> list[Node]:
-    return [child for child in node.get("replies") or () if _role(child) == role and not child.get("deleted")]
+    replies = node.get("replies") or []
+    if not isinstance(replies, list):
+        raise ValueError(f"message {node.get('message_id')!r}: `replies` must be a list of messages")
+    return [child for child in replies if _role(child) == role and not child.get("deleted")]
 
 
-def _role(node: Node) -> str:
+def _role(node: Any) -> str:
+    if not isinstance(node, Mapping):
+        raise ValueError(f"a message must be an object with `text`, `role` and `replies`, and is {node!r}")
     role = ROLES.get(str(node.get("role")))
     if role is None or not isinstance(node.get("text"), str):
         raise ValueError(f"message {node.get('message_id')!r}: needs `text`, and `role` prompter or assistant")
+    if not isinstance(node.get("rank", 0), int | None):
+        raise ValueError(f"message {node.get('message_id')!r}: `rank` must be a whole number from 0")
     return role
 
 

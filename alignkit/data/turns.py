@@ -40,9 +40,7 @@ def to_message(value: Any, field: str) -> Message:
     if isinstance(turn.get("content"), list):
         turn["content"] = "".join(_text_part(part, field) for part in turn["content"])
     if turn.get("tool_calls"):
-        turn["tool_calls"] = [
-            _tool_call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(turn["tool_calls"])
-        ]
+        turn["tool_calls"] = _tool_calls(turn["tool_calls"], f"{field}.tool_calls")
     if "content" not in turn and not turn.get("tool_calls") and not turn.get("reasoning"):
         raise ValueError(f"field `{field}.content` is missing")
     try:
@@ -57,10 +55,17 @@ def _text_part(part: Any, field: str) -> str:
     return part["text"]
 
 
+def _tool_calls(value: Any, field: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"field `{field}` must be a list of objects with `name` and `arguments`")
+    return [_tool_call(call, f"{field}[{index}]") for index, call in enumerate(value)]
+
+
 def _tool_call(value: Any, field: str) -> Any:
-    if not isinstance(value, Mapping):
+    function = value.get("function") or {} if isinstance(value, Mapping) else None
+    if not isinstance(function, Mapping):
         raise ValueError(f"field `{field}` must be an object with `name` and `arguments`")
-    call = {key: item for key, item in {**value, **(value.get("function") or {})}.items() if item is not None}
+    call = {key: item for key, item in {**value, **function}.items() if item is not None}
     arguments = call.get("arguments")
     if isinstance(arguments, str):
         call["arguments"] = from_json(arguments or "{}", f"{field}.arguments")
