@@ -15,7 +15,7 @@ from alignkit.models import Policy, load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import TokenSequence
-from alignkit.records import Completion, Demonstration, Document, Prompt
+from alignkit.records import Completion, Prompt
 from reward_models.functions import Reward
 
 
@@ -161,19 +161,3 @@ def _scores(rewards: Mapping[str, Reward], completions: list[Completion]) -> lis
             for scored, value in zip(result, values, strict=True):
                 scored[column] = float(value)
     return result
-
-
-def demonstrated(speaker: Speaker, conversations: Sequence[Demonstration]) -> tuple[list[TokenSequence], list[str]]:
-    """Each demonstration's last answer as a sequence, and its text."""
-    turns = speaker.format.turns_of([(one.messages, one.tools) for one in conversations], "last")
-    return [sequences[0] for sequences in turns], [one.messages[-1].content for one in conversations]
-
-
-def written(speaker: Speaker, documents: Sequence[Document]) -> tuple[list[TokenSequence], list[str]]:
-    """Each document as a sequence, BOS first where the tokenizer has one, and its text."""
-    tokenizer = speaker.format.tokenizer
-    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids: list[list[int]] = [
-        [*before, *one] for one in tokenizer([d.text for d in documents], add_special_tokens=False)["input_ids"]
-    ]
-    return [TokenSequence(one, [0.0] + [1.0] * (len(one) - 1)) for one in ids], [d.text for d in documents]

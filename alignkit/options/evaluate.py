@@ -37,7 +37,7 @@ class EvaluateConfig(Config):
     positive_label: str | None = None
     """precision_recall_f1: the label they are of. Left out: the plain mean over all labels."""
     texts: DataOptions | None = None
-    """Held-out texts for perplexity."""
+    """Held-out texts for perplexity. Documents are read as far as max_length and the model's positions reach."""
     texts_are: Literal["demonstrations", "documents"] = "demonstrations"
     """Perplexity of the answers in conversations, or of whole documents."""
     chat_template: str | None = None

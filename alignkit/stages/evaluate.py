@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 from accelerate import Accelerator
 
-from alignkit.config import content_hash
+from alignkit.config import InputError, content_hash
 from alignkit.data.load import load_data
-from alignkit.evaluation.answers import Answer, Speaker, answer, demonstrated, open_speaker, written
+from alignkit.evaluation.answers import Answer, Speaker, answer, open_speaker
 from alignkit.evaluation.perplexity import perplexity
 from alignkit.evaluation.statistics import Bootstrap, Estimate
 from alignkit.evaluation.table import Table
+from alignkit.evaluation.texts import demonstrated, written
 from alignkit.lineage import finite
 from alignkit.loop import make_accelerator
 from alignkit.options.evaluate import EvaluateConfig
@@ -149,12 +150,17 @@ class _Measure:
         answers = answer(
             speaker, self.reference, self.prompts, self.rewards, self.config, self.runtime, self.accelerator
         )
-        texts = {}
-        if self.texts:
-            as_sequences = demonstrated if self.config.texts_are == "demonstrations" else written
-            sequences, texts = as_sequences(speaker, self.texts)
-            texts = asdict(perplexity(speaker.policy, sequences, texts, self.runtime.token_budget, self.bootstrap))
-        return {"answers": [asdict(one) for one in answers], "texts": texts}
+        return {"answers": [asdict(one) for one in answers], "texts": self._perplexity(speaker)}
+
+    def _perplexity(self, speaker: Speaker) -> dict[str, Any]:
+        if self.config.texts is None:
+            return {}
+        budget = self.runtime.token_budget
+        as_sequences = demonstrated if self.config.texts_are == "demonstrations" else written
+        sequences, texts = as_sequences(speaker, self.texts, self.config.texts, budget)
+        if not sequences:
+            raise InputError("texts: none is left; look at texts.max_length and texts.over_long")
+        return asdict(perplexity(speaker.policy, sequences, texts, budget, self.bootstrap))
 
     def _open(self, path: str) -> Speaker:
         return open_speaker(path, self.config, self.accelerator.device, self.precision)

@@ -145,6 +145,20 @@ def test_perplexity_of_demonstrations(folder: Path, tmp_path: Path) -> None:
     assert table["two", "bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / 10, rel=1e-5)
 
 
+def test_perplexity_of_documents_reads_their_beginnings(folder: Path, tmp_path: Path) -> None:
+    """128 positions are all that the tiny model knows; its tokenizer has no BOS, so the first token is not predicted."""
+    (folder / "documents.jsonl").write_text('{"text": "once"}\n' + json.dumps({"text": "ab" * 100}) + "\n")
+    texts = {"path": str(folder / "documents.jsonl")}
+    found = start(tmp_path, settings(folder, texts=texts, texts_are="documents", models=[str(folder / "one")]))
+    model = AutoModelForCausalLM.from_pretrained(folder / "one")
+    words = tiny.tokenizer()
+    nats = -plain_logp(model, "o", words("nce")["input_ids"]) - plain_logp(
+        model, "a", words("b" + "ab" * 63)["input_ids"]
+    )
+    assert found["table"]["one", "nats_per_token"]["value"] == pytest.approx(nats / 130, rel=1e-5)
+    assert found["table"]["one", "bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / 132, rel=1e-5)
+
+
 def test_greedy_answers_have_no_kl(folder: Path, tmp_path: Path) -> None:
     found = start(tmp_path, settings(folder, temperature=0.0))
     assert not any(metric == "kl" for _, metric in found["table"])
