@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -80,10 +82,11 @@ def load_scorer(
 
     A new head is drawn from N(0, 1/(d+1)) (Stiennon et al. 2020, arXiv:2009.01325, p. 11), or zero where asked.
     """
-    model, adapted, tries = load_model(options, device, precision, trainable, seed)
+    head = Path(options.path) / HEAD_FILE
+    with _no_load_report(head.is_file()):
+        model, adapted, tries = load_model(options, device, precision, trainable, seed)
     model.set_output_embeddings(nn.Identity())
     scorer = Scorer(model, adapted, tries).to(torch.device(device))
-    head = Path(options.path) / HEAD_FILE
     if head.is_file():
         state = load_file(head)
         scorer.head.load_state_dict({"weight": state["weight"], "bias": state["bias"]})
@@ -92,6 +95,19 @@ def load_scorer(
     else:
         _draw_head(scorer.head, zero_head, seed)
     return scorer.requires_grad_(False) if not trainable else scorer
+
+
+@contextmanager
+def _no_load_report(quiet: bool) -> Iterator[None]:
+    """A scorer's weights have no language-model head: transformers would report it missing, and call it untrained."""
+    reporter = logging.getLogger("transformers.modeling_utils")
+    level = reporter.level
+    if quiet:
+        reporter.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        reporter.setLevel(level)
 
 
 def _draw_head(head: nn.Linear, zero: bool, seed: int) -> None:
@@ -127,7 +143,8 @@ def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
 def _as_classifier(scorer: Scorer) -> PreTrainedModel:
     """The same weights as a SequenceClassification model, or the bare trunk where that class does not exist."""
     trunk = scorer.model.base_model
-    config = type(scorer.model.config).from_dict(scorer.model.config.to_dict() | {"num_labels": 1})
+    known = {k: v for k, v in scorer.model.config.to_dict().items() if k not in ("id2label", "label2id")}
+    config = type(scorer.model.config).from_dict(known | {"num_labels": 1})
     try:
         with init_empty_weights():
             classifier = AutoModelForSequenceClassification.from_config(config)

@@ -1,0 +1,330 @@
+"""DPO: TRL's loss and gradients; its reference; runs end to end, cut off, adapted, reloaded."""
+
+import math
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from chat_cases import (
+    PowerCut,
+    assert_equal_gradients,
+    assert_equal_runs,
+    checkpoint,
+    cut_after,
+    demonstrations,
+    format_of,
+    gradients,
+    interrupted,
+    messages,
+    metrics,
+    rankings,
+    start,
+    weights,
+    write,
+)
+from datasets import Dataset
+from peft import AutoPeftModelForCausalLM, PeftConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig as TrlConfig
+from trl import DPOTrainer
+
+from alignkit.batches import rows_of
+from alignkit.config import build
+from alignkit.loop import Example, make_accelerator
+from alignkit.models import Policy, load_policy
+from alignkit.objective import accumulate
+from alignkit.options.dpo import DpoConfig
+from alignkit.options.sft import SftConfig
+from alignkit.options.shared import ModelOptions, RuntimeOptions
+from alignkit.packing import pack, sum_by_owner
+from alignkit.prepare import ranked_sequences
+from alignkit.records import Comparison
+from alignkit.runs import Run
+from alignkit.stages import dpo, sft
+from alignkit.stages.dpo import preference_objective, with_reference
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("dpo")
+    checkpoint(made / "base")
+    write(made / "data.jsonl", rankings(30))
+    write(made / "demonstrations.jsonl", demonstrations(24))
+    return made
+
+
+def config(folder: Path, **changes: Any) -> DpoConfig:
+    model = {"path": str(folder / "base")} | changes.pop("model", {})
+    train = {"learning_rate": 3e-3, "batch_size": 6, "steps": 6, "checkpoint_every": 2} | changes.pop("train", {})
+    data = {"path": str(folder / "data.jsonl"), "validation": 8} | changes.pop("data", {})
+    return build(DpoConfig, {"model": model, "train": train, "data": data} | changes, "")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Any:
+    return start(dpo, folder / "whole", config(folder))
+
+
+def examples_of(folder: Path, rows: list[dict[str, Any]]) -> list[Example]:
+    records = [
+        Comparison(
+            prompt=messages(row["prompt"]),
+            responses=tuple(messages(response) for response in row["responses"]),
+            ranks=tuple(row["ranks"]),
+        )
+        for row in rows
+    ]
+    return [*ranked_sequences(format_of(folder), records)]
+
+
+def against(reference: Path, examples: list[Example], directory: Path, settings: DpoConfig) -> list[Example]:
+    """The examples with the reference's log-probabilities, as the stage computes them."""
+    runtime = RuntimeOptions(trackers=[], device="cpu")
+    run = Run.open(directory, "dpo", settings, runtime)
+    policy = load_policy(ModelOptions(path=str(reference)))
+    return with_reference(policy, examples, 4096, make_accelerator(runtime), run)
+
+
+def plain_logps(model: Any, example: Example) -> tuple[Tensor, list[int]]:
+    """[O] summed log-probabilities of each response in a plain pass of its own, and the responses' lengths."""
+    totals, lengths = [], []
+    for sequence in example:
+        table = model(torch.tensor([sequence.ids])).logits[0].log_softmax(-1)
+        trained = [t for t, weight in enumerate(sequence.weights) if weight]
+        totals.append(torch.stack([table[t - 1, sequence.ids[t]] for t in trained]).sum())
+        lengths.append(len(trained))
+    return torch.stack(totals), lengths
+
+
+# ------------------------------------------------------------------------------------------------------------- TRL
+
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sigmoid": ({}, {}),
+    "ipo": ({"loss": "ipo"}, {"loss_type": ["ipo"]}),
+    "hinge": ({"loss": "hinge"}, {"loss_type": ["hinge"]}),
+    "robust": ({"loss": "robust", "label_smoothing": 0.2}, {"loss_type": ["robust"], "label_smoothing": 0.2}),
+    "with nll": ({"nll_coef": 0.7}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, family: str, loss: str) -> None:
+    """The reference is another model than the policy, so that the loss is far from its start."""
+    base = checkpoint(tmp_path / "base", family, seed=3)
+    reference = checkpoint(tmp_path / "reference", family, seed=4)
+    rows = rankings(7, most=2, seed=1)
+    ours, theirs = LOSSES[loss]
+    policy_of_trl: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    arguments = TrlConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        max_length=None,
+        per_device_train_batch_size=len(rows),
+        beta=0.3,
+        **theirs,
+    )
+    pairs = [{"prompt": r["prompt"], "chosen": r["responses"][0], "rejected": r["responses"][1]} for r in rows]
+    trainer = DPOTrainer(
+        policy_of_trl,
+        AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),
+        arguments,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    loss_of_trl: Any = trainer.compute_loss(policy_of_trl, trainer.data_collator(list(trainer.train_dataset)))
+    loss_of_trl.backward()
+    expected = gradients(policy_of_trl)
+
+    settings = config(folder, beta=0.3, **ours)
+    examples = against(reference, examples_of(base, rows), tmp_path / "run", settings)
+    policy = load_policy(ModelOptions(path=str(base)))
+    for budget in (4096, 150):
+        policy.zero_grad()
+        batches = rows_of(examples, budget)
+        assert (len(batches) > 2) == (budget == 150)
+        found = accumulate(policy, batches, preference_objective(settings), backward=True)
+        assert found["loss"] == pytest.approx(loss_of_trl.item(), rel=1e-5)
+        assert abs(found["loss"] - math.log(2)) > 0.05
+        assert_equal_gradients(gradients(policy.model), expected, 2e-5)
+
+
+# --------------------------------------------------------------------------------------------------------- rankings
+
+
+@pytest.mark.parametrize("budget", [4096, 400, 130])
+def test_a_ranking_weighs_one_over_its_untied_pairs(folder: Path, tmp_path: Path, budget: int) -> None:
+    """Against the definition, pair by pair in plain passes; the smallest budget spreads rankings over rows."""
+    drawn = rankings(40)
+    rows = [*drawn[:3], next(row for row in drawn if len(row["ranks"]) == 9)]
+    settings = config(folder, beta=0.2, label_smoothing=0.1, nll_coef=0.5)
+    examples = examples_of(folder / "base", rows)
+    reference_folder = checkpoint(tmp_path / "reference", seed=4)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    reference: Any = AutoModelForCausalLM.from_pretrained(reference_folder, dtype=torch.float32)
+    means, best, best_tokens = [], [], 0
+    for row, example in zip(rows, examples, strict=True):
+        logps, lengths = plain_logps(model, example)
+        with torch.no_grad():
+            gains = logps - plain_logps(reference, example)[0]
+        gains = gains + (logps - logps.detach())
+        ranks = row["ranks"]
+        pairs = [(a, b) if ranks[a] < ranks[b] else (b, a) for a, b in combinations(range(len(ranks)), 2)]
+        margins = torch.stack([0.2 * (gains[a] - gains[b]) for a, b in pairs if ranks[a] != ranks[b]])
+        means.append((-0.9 * F.logsigmoid(margins) - 0.1 * F.logsigmoid(-margins)).mean())
+        best += [logps[n] for n, rank in enumerate(ranks) if rank == 1]
+        best_tokens += sum(lengths[n] for n, rank in enumerate(ranks) if rank == 1)
+    loss = torch.stack(means).mean() - 0.5 * torch.stack(best).sum() / best_tokens
+    loss.backward()
+
+    policy = load_policy(ModelOptions(path=str(folder / "base")))
+    batches = rows_of(against(reference_folder, examples, tmp_path / "run", settings), budget)
+    assert any(batch.split_groups for batch in batches) == (budget == 130)
+    found = accumulate(policy, batches, preference_objective(settings), backward=True)
+    assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert_equal_gradients(gradients(policy.model), gradients(model), 2e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ end to end
+
+
+def test_a_run_learns_what_is_preferred(finished: Any) -> None:
+    validation = [line for line in metrics(finished) if "validation/loss" in line]
+    assert validation[0]["validation/preference"] == pytest.approx(math.log(2), abs=1e-4)
+    assert validation[0]["validation/margin"] == pytest.approx(0, abs=1e-4)
+    assert validation[-1]["validation/preference"] < math.log(2) - 0.05
+    assert validation[-1]["validation/accuracy"] > 0.8
+    assert validation[-1]["validation/chosen_gain"] > validation[-1]["validation/rejected_gain"]
+    assert AutoModelForCausalLM.from_pretrained(finished.model_dir).config.vocab_size == 300
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_cut_off_and_resumed_is_uninterrupted(finished: Any, folder: Path, tmp_path: Path, steps: int) -> None:
+    assert_equal_runs(interrupted(dpo, tmp_path / "cut", config(folder), steps), finished)
+
+
+def test_with_lora_and_dropout_too(folder: Path, tmp_path: Path) -> None:
+    settings = config(folder, model={"lora": {"r": 2, "dropout": 0.2}})
+    whole = start(dpo, tmp_path / "whole", settings)
+    assert_equal_runs(interrupted(dpo, tmp_path / "cut", settings, 3), whole)
+
+
+def test_the_token_budget_changes_nothing(finished: Any, folder: Path, tmp_path: Path) -> None:
+    small = RuntimeOptions(trackers=[], device="cpu", token_budget=120)
+    cut = start(dpo, tmp_path / "small", config(folder), small)
+    whole = weights(finished.model_dir)
+    for name, tensor in weights(cut.model_dir).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_wrong_reference_is_noticed_before_the_first_step(folder: Path, tmp_path: Path) -> None:
+    settings = config(folder)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 0)
+        start(dpo, tmp_path / "run", settings)
+    path = tmp_path / "run" / "reference.safetensors"
+    (key, logps), *_ = load_file(path).items()
+    save_file({key: logps + 3 * torch.randn(len(logps), generator=torch.Generator().manual_seed(0))}, path)
+    with pytest.raises(RuntimeError, match="not ln 2: the reference is not the policy"):
+        start(dpo, tmp_path / "run", settings)
+    # Other data have another key: what stands in the file is not taken for theirs.
+    save_file({"of other data": logps + 50}, path)
+    assert start(dpo, tmp_path / "run", settings).record.status == "done"
+
+
+# -------------------------------------------------------------------------------------------------------- artifacts
+
+
+@torch.no_grad()
+def logps(policy: Policy, folder: Path) -> Tensor:
+    """Log-probabilities of fixed responses."""
+    sequences = [s for example in examples_of(folder / "base", rankings(4, seed=12)) for s in example]
+    found = torch.zeros(len(sequences))
+    for batch in pack(sequences, 4096):
+        found[batch.owners] = sum_by_owner(policy(batch).logps, batch)
+    return found
+
+
+def trained(directory: Path, settings: DpoConfig) -> tuple[Policy, Path]:
+    """The policy as it stood in memory when it was saved, and its artifact."""
+    kept: list[Policy] = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = dpo.save_policy
+        patch.setattr(dpo, "save_policy", lambda policy, *rest: (kept.append(policy), save(policy, *rest)))
+        run = start(dpo, directory, settings)
+    return kept[0].eval(), run.model_dir
+
+
+@pytest.mark.parametrize("how", ["full", "lora", "4bit"])
+def test_an_artifact_reloads_to_the_same(folder: Path, tmp_path: Path, how: str) -> None:
+    options: dict[str, Any] = {
+        "full": {},
+        "lora": {"lora": {"r": 2}},
+        "4bit": {"lora": {"r": 2}, "load_in_4bit": True},
+    }
+    if how == "4bit":
+        pytest.importorskip("bitsandbytes")
+    policy, artifact = trained(tmp_path / "run", config(folder, model=options[how]))
+    four = {"load_in_4bit": True, "adapter": "continue"} if how == "4bit" else {}
+    expected = logps(policy, folder)
+    again = load_policy(ModelOptions(path=str(artifact), **four), trainable=False)
+    torch.testing.assert_close(logps(again, folder), expected, rtol=1e-5, atol=1e-3)
+    before = load_policy(ModelOptions(path=str(folder / "base")), trainable=False)
+    assert (logps(before, folder) - expected).abs().max() > 1
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> Path:
+    """An SFT stage's LoRA artifact."""
+    values = {
+        "model": {"path": str(folder / "base"), "lora": {"r": 2}},
+        "data": {"path": str(folder / "demonstrations.jsonl"), "validation": 0},
+        "train": {"learning_rate": 1e-2, "batch_size": 8, "steps": 4},
+    }
+    return start(sft, folder / "adapter", build(SftConfig, values, "")).model_dir
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"lora": {"r": 2}},
+        {"adapter": "continue"},
+        {"lora": {"r": 2}, "load_in_4bit": True},
+        {"adapter": "continue", "load_in_4bit": True},
+    ],
+    ids=["merge", "merge-lora", "continue", "merge-lora-4bit", "continue-4bit"],
+)
+def test_an_adapter_of_sft_goes_on(folder: Path, tmp_path: Path, adapter: Path, how: dict[str, Any]) -> None:
+    """The reference is what SFT left, and what comes out loads with plain classes to the same log-probabilities."""
+    if "load_in_4bit" in how:
+        pytest.importorskip("bitsandbytes")
+    policy, artifact = trained(tmp_path / "run", config(folder, model={"path": str(adapter)} | how))
+    assert (policy.adapted is None) == (how == {})
+    sft_policy = load_policy(ModelOptions(path=str(adapter)), trainable=False)
+    if policy.adapted is not None and "load_in_4bit" not in how:
+        with policy.reference():
+            torch.testing.assert_close(logps(policy, folder), logps(sft_policy, folder), rtol=1e-5, atol=1e-3)
+    expected = logps(policy, folder)
+    assert (expected - logps(sft_policy, folder)).abs().max() > 1
+    if "load_in_4bit" in how:
+        again = load_policy(ModelOptions(path=str(artifact), load_in_4bit=True, adapter="continue"), trainable=False)
+        torch.testing.assert_close(logps(again, folder), expected, rtol=1e-5, atol=1e-3)
+        return
+    kind: Any = AutoModelForCausalLM if policy.adapted is None else AutoPeftModelForCausalLM
+    plain = kind.from_pretrained(artifact, dtype=torch.float32)
+    with torch.no_grad():
+        found = torch.cat([plain_logps(plain, e)[0] for e in examples_of(folder / "base", rankings(4, seed=12))])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+    if "lora" in how:
+        # The base of the new adapter is the merged SFT model, made once and in its own precision.
+        base = PeftConfig.from_pretrained(artifact).base_model_name_or_path
+        assert Path(base) == adapter / ".merged"
