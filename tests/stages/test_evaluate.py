@@ -146,7 +146,7 @@ def test_perplexity_of_demonstrations(folder: Path, tmp_path: Path) -> None:
 
 
 def test_perplexity_of_documents_reads_their_beginnings(folder: Path, tmp_path: Path) -> None:
-    """128 positions are all that the tiny model knows; its tokenizer has no BOS, so the first token is not predicted."""
+    """The tiny model knows 128 positions. Its tokenizer has no BOS, so that the first token is not predicted."""
     (folder / "documents.jsonl").write_text('{"text": "once"}\n' + json.dumps({"text": "ab" * 100}) + "\n")
     texts = {"path": str(folder / "documents.jsonl")}
     found = start(tmp_path, settings(folder, texts=texts, texts_are="documents", models=[str(folder / "one")]))
