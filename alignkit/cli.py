@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 the user's input is wrong.
 """
 
+import logging
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -149,4 +150,5 @@ def stage(directory: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The command's entry point."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here asks for
     guarded(lambda: app(args=None if arguments is None else list(arguments), standalone_mode=True))

@@ -54,6 +54,8 @@ def test_run_leaves_runs_and_prints_the_results(folder: Path) -> None:
     output = (folder / "output.txt").read_text()
     assert "sft       starts" in output
     assert "win_rate" in output and "Win rates by reward against base" in output
+    assert "Report: runs/small/report.html" in output
+    assert "win_rate" in (folder / "runs/small/report.html").read_text()
     record = json.loads((folder / "runs/small/sft/run.json").read_text())
     assert (record["status"], record["stage"], record["config"]["model"]["path"]) == ("done", "sft", "base")
     assert record["data"][0]["rows"] == 24 and record["throughput"]["examples_per_second"] > 0
@@ -69,7 +71,7 @@ def test_an_unchanged_recipe_re_runs_without_torch(folder: Path) -> None:
         try:
             main(["run", "small.yaml"])
         finally:
-            heavy = [name for name in ("torch", "transformers", "accelerate", "datasets") if name in sys.modules]
+            heavy = [name for name in ("torch", "transformers", "accelerate", "matplotlib") if name in sys.modules]
             print("heavy:", heavy, file=sys.stderr)
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -82,7 +84,8 @@ def test_an_unchanged_recipe_re_runs_without_torch(folder: Path) -> None:
 
 def test_json_for_programs(folder: Path) -> None:
     again = json.loads(alignkit(folder, "run", "small.yaml", "--json").stdout)
-    assert again["recipe"] == "small" and [stage["state"] for stage in again["stages"]] == ["done", "done"]
+    assert again["recipe"] == "small" and again["report"] == "runs/small/report.html"
+    assert [stage["state"] for stage in again["stages"]] == ["done", "done"]
     shown = json.loads(alignkit(folder, "show", "small.yaml", "sft.seed=5", "--json").stdout)
     assert [(stage["name"], stage["state"]) for stage in shown] == [("sft", "new"), ("evaluate", "new")]
     runs = json.loads(alignkit(folder, "show", "--json").stdout)

@@ -1,7 +1,6 @@
 """The inside of a child process: one stage, prepared in a directory, run to its end. It knows no chain."""
 
 import errno
-import logging
 import os
 import signal
 import sys
@@ -28,7 +27,6 @@ def run_prepared(directory: Path) -> int:
     """Run the stage whose options run.json holds; returns the exit code (0 done, 1 failed, 2 the input is wrong)."""
     end_with_driver()
     sys.path.append(os.getcwd())
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a kernel that nothing here asks for
     record = read_record(directory)
     if record is None:
         raise InputError(f"{directory} holds no run.json")

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,20 +30,24 @@ def run_recipe(
     recipe = load_recipe(path, overrides, allow_code=allow_code)
     width = max(len(name) for name in recipe.stages)
 
+    changed: list[Step] = []
+
     def tell(step: Step) -> None:
+        changed.extend([step] if step.state != "done" else [])
         if not as_json:
             print(f"{step.stage.name:<{width}}  {SAID[step.state]}  ({step.directory})", flush=True)
 
     steps = run_chain(recipe, runs, execute_child, targets=targets, tell=tell)
     report = runs / recipe.name / "report.html"
+    if changed or not report.exists():
+        import_module("alignkit.report").write_report(runs / recipe.name)  # imports matplotlib
     if as_json:
-        print_json({"recipe": recipe.name, "report": report if report.exists() else None, "stages": as_rows(steps)})
+        print_json({"recipe": recipe.name, "report": report, "stages": as_rows(steps)})
         return steps
     for step in steps:
         if step.stage.type == "evaluate":
             print_results(step)
-    if report.exists():
-        print(f"\nReport: {report}")
+    print(f"\nReport: {report}")
     return steps
 
 
@@ -74,7 +79,7 @@ def print_results(step: Step) -> None:
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     models: list[str] = results["models"]
     measured: dict[str, dict[str, str]] = {}
-    for row in results["rows"]:
+    for row in (row for row in results["rows"] if "/" not in row["metric"]):  # a reward's parts are in the report
         measured.setdefault(row["metric"], {})[row["model"]] = _estimate(row)
     print()
     rows = [[metric, *(values.get(model, "") for model in models)] for metric, values in measured.items()]
