@@ -64,7 +64,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
             "give more prompts, a larger train.batch_size, or fewer processes"
         )
     policy = load_policy(config.model, device=device, precision=precision, seed=config.seed).eval()
-    setting.extend(policy.model, config.model)
+    setting.ready(policy.model, config.model)
     if reward is None:
         reward = build_reward(
             config.reward,
@@ -108,7 +108,7 @@ def load_critic(config: PpoConfig, setting: Setting) -> Scorer:
         zero_head=True,
     )
     if options.path == config.model.path:
-        setting.extend(critic.model, options)
+        setting.ready(critic.model, options)
         return critic
     if source.normalised:
         critic.fold_normalisation()

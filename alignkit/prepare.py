@@ -28,14 +28,17 @@ class Setting:
 
     format: ChatFormat
     accelerator: Accelerator
+    activation_checkpointing: bool
 
     @property
     def precision(self) -> Literal["float32", "bf16"]:
         """Of the frozen weights."""
         return "bf16" if self.accelerator.mixed_precision == "bf16" else "float32"
 
-    def extend(self, model: PreTrainedModel, options: ModelOptions) -> None:
-        """Embedding rows for the special tokens that the template brought, if any."""
+    def ready(self, model: PreTrainedModel, options: ModelOptions) -> None:
+        """Activation checkpointing where asked, and embedding rows for special tokens that the template brought."""
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         if not self.format.new_ids:
             return
         if options.lora is not None:
@@ -50,7 +53,7 @@ def open_setting(options: ModelOptions, runtime: RuntimeOptions) -> Setting:
     """The accelerator, and the format of the model that `options` names. Raises InputError."""
     tokenizer = load_tokenizer(options.path)
     format = ChatFormat.load(tokenizer, options.chat_template, options.eos_token, options.template_kwargs)
-    return Setting(format, make_accelerator(runtime))
+    return Setting(format, make_accelerator(runtime), runtime.activation_checkpointing)
 
 
 def load_examples(

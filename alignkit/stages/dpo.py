@@ -36,7 +36,7 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )
     policy = load_policy(config.model, device=accelerator.device, precision=setting.precision, seed=config.seed)
-    setting.extend(policy.model, config.model)
+    setting.ready(policy.model, config.model)
     examples = with_reference(policy, [*train, *validation], runtime.token_budget, accelerator, run)
     train, validation = examples[: len(train)], examples[len(train) :]
     objective = preference_objective(config)

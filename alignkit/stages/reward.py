@@ -38,7 +38,7 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     scorer = load_scorer(
         config.model, device=setting.accelerator.device, precision=setting.precision, seed=config.seed
     )
-    setting.extend(scorer.model, config.model)
+    setting.ready(scorer.model, config.model)
     # A constant cancels in every pair: its gradient is rounding noise, which AdamW would blow up to steps.
     scorer.head.bias.requires_grad_(config.centring > 0)
     objective = ranking_objective(config.margin, config.centring)

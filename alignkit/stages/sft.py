@@ -28,7 +28,7 @@ def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:
     policy = load_policy(
         config.model, device=setting.accelerator.device, precision=setting.precision, seed=config.seed
     )
-    setting.extend(policy.model, config.model)
+    setting.ready(policy.model, config.model)
 
     def save(folder: Path) -> None:
         save_policy(policy, format, folder)
