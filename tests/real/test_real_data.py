@@ -1,0 +1,164 @@
+"""SFT, reward model and DPO on data that people wrote, and on a real checkpoint: a few steps each, in small.
+
+What is learned in a few steps is how the training records look; what the stages report is checked to be there and
+finite. Full runs are the recipes in recipes/examples.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Qwen3Config, Qwen3ForCausalLM
+
+from alignkit.config import build
+from alignkit.data.read import read
+from alignkit.data.tokenizer import train_tokenizer
+from alignkit.options import STAGES
+from alignkit.options.shared import RuntimeOptions
+from alignkit.records import Comparison, Completion, Demonstration, Message
+from alignkit.runs import Run, read_metrics
+from alignkit.stages import dpo, reward, sft
+from reward_models.lexicon import lexicon
+
+RUNTIME = RuntimeOptions(trackers=[], device="cpu")
+RUNS = {"sft": sft.run, "reward": reward.run, "dpo": dpo.run}
+
+
+def small_model(folder: Path, texts: list[str]) -> str:
+    """A random Qwen3 of 0.2 M parameters and a byte-level BPE of 1,024 tokens trained on the texts."""
+    tokenizer = train_tokenizer(texts, "bpe", 1024)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=1024,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def start(stage: str, directory: Path, values: dict[str, Any]) -> Run:
+    settings: Any = build(STAGES[stage], values, "")
+    run = Run.open(directory / stage, stage, settings, RUNTIME)
+    RUNS[stage](settings, RUNTIME, run)
+    return run
+
+
+def assert_sound(run: Run, term: str, held_out: set[str]) -> None:
+    """Every number finite; the mean of a third of the run's steps falls; the metrics of held-out records are there."""
+    lines = read_metrics(run.directory)
+    numbers = [value for line in lines for value in line.values()]
+    assert all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+    losses = [line[term] for line in lines if term in line]
+    third = len(losses) // 3
+    assert third >= 3
+    assert sum(losses[-third:]) < sum(losses[:third])
+    final = run.record.metrics
+    assert held_out <= final.keys() and all(math.isfinite(final[name]) for name in held_out)
+    assert run.record.status == "done" and run.record.throughput["tokens_per_second"] > 0
+
+
+RANKED = {"held_out/accuracy", "held_out/nll", "held_out/calibration_error", "held_out/length_only_accuracy"}
+
+
+def fit(rate: float, epochs: float = 5) -> dict[str, Any]:
+    return {"learning_rate": rate, "batch_size": 8, "epochs": epochs, "warmup": 0.1}
+
+
+# ----------------------------------------------------------------------------------------------- people's own data
+
+
+def test_dolly(shared: Path, tmp_path: Path) -> None:
+    path = shared / "data/dolly/dolly.jsonl.gz"
+    records = read(path, Demonstration).records
+    assert len(records) > 14_000
+    base = small_model(tmp_path / "base", [m.content for record in records[:300] for m in record.messages])
+    data = {"path": str(path), "rows": 72, "validation": 24, "max_length": 512, "over_long": "skip"}
+    model = {"path": base, "chat_template": "chatml"}
+    run = start("sft", tmp_path, {"model": model, "data": data, "train": fit(5e-3)})
+    assert_sound(run, "nll", {"nll"})
+    before = next(line["validation/nll"] for line in read_metrics(run.directory) if "validation/nll" in line)
+    assert run.record.metrics["nll"] < before - 0.5
+    assert AutoModelForCausalLM.from_pretrained(run.model_dir).config.model_type == "qwen3"
+
+
+@pytest.mark.parametrize("source", ["hh_rlhf/harmless.jsonl.gz", "oasst/trees.jsonl"], ids=["hh", "oasst"])
+def test_comparisons(shared: Path, tmp_path: Path, source: str) -> None:
+    path = shared / "data" / source
+    found = read(path, Comparison, on_invalid="skip")
+    sizes = {len(record.responses) for record in found.records}
+    assert sizes == {2} if "hh" in source else max(sizes) == 9
+    texts = [m.content for c in found.records[:150] for m in (*c.prompt, *(m for r in c.responses for m in r))]
+    base = small_model(tmp_path / "base", texts)
+    data = {"path": str(path), "rows": 40, "validation": 16, "max_length": 700, "over_long": "skip"}
+    shape = {"data": data | {"on_invalid": "skip"}, "model": {"path": base, "chat_template": "chatml"}}
+    scores = start("reward", tmp_path, shape | {"train": fit(3e-3)})
+    assert_sound(scores, "ranking", RANKED | {"score_mean", "score_deviation"})
+    assert AutoModelForSequenceClassification.from_pretrained(scores.model_dir).config.num_labels == 1
+    policy = start("dpo", tmp_path, shape | {"train": fit(1e-3)})
+    assert_sound(policy, "preference", {"preference", "accuracy", "margin", "chosen_gain"})
+    first = next(line for line in read_metrics(policy.directory) if "preference" in line)
+    assert first["preference"] == pytest.approx(math.log(2), abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ a real checkpoint
+
+
+def story_files(shared: Path, folder: Path) -> tuple[str, str]:
+    """Openings of stories, each continued by its own next sentences and by two others', the more positive ranked
+    higher; and the openings with their own continuations."""
+    stories = json.loads((shared / "data/tinystories/tinystories_800.json").read_text())[:90]
+    sentences = [re.findall(r"[^.!?]+[.!?]+[\"”]?", story.replace("\n", " ")) for story in stories]
+    cut = [("".join(s[:3]).strip(), "".join(s[3:6]).strip()) for s in sentences if len(s) >= 6]
+    feeling = lexicon()
+    comparisons, demonstrations = [], []
+    for n, (opening, own) in enumerate(cut):
+        texts = [own, *(cut[(n + step) % len(cut)][1] for step in (1, 2))]
+        asked = (Message(role="user", content=opening),)
+        answers = [Message(role="assistant", content=text) for text in texts]
+        made = [Completion(prompt=asked, response=a, columns={}, finished=True, ids=(), tools=None) for a in answers]
+        moods = feeling(made).total
+        ranks = [1 + sum(other > mood for other in moods) for mood in moods]
+        if len(set(ranks)) > 1:
+            order = [sorted(set(ranks)).index(rank) + 1 for rank in ranks]
+            comparisons.append(Comparison(prompt=asked, responses=tuple((a,) for a in answers), ranks=tuple(order)))
+        demonstrations.append(Demonstration(messages=(*asked, answers[0])))
+    for name, records in (("comparisons", comparisons), ("demonstrations", demonstrations)):
+        lines = [record.model_dump_json(exclude_none=True) for record in records]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return str(folder / "comparisons.jsonl"), str(folder / "demonstrations.jsonl")
+
+
+def test_the_chain_on_a_pretrained_checkpoint(shared: Path, tmp_path: Path) -> None:
+    """Real weights go through SFT, a reward model and DPO with LoRA, each stage on the artifact before it."""
+    comparisons, demonstrations = story_files(shared, tmp_path)
+    plain = {"chat_template": "none", "eos_token": "</s>"}
+    base = {"path": str(shared / "models/stories260k"), **plain}
+    data = {"path": demonstrations, "validation": 16, "max_length": 400}
+    tuned = start("sft", tmp_path, {"model": base, "data": data, "train": fit(1e-3)})
+    assert_sound(tuned, "nll", {"nll"})
+    # A pretrained model, which learns where an answer ends: far below the 6.2 nats of an even guess from the start.
+    lines = [line["validation/nll"] for line in read_metrics(tuned.directory) if "validation/nll" in line]
+    assert 1 < lines[-1] < lines[0] < 3
+
+    ranked = {"path": comparisons, "validation": 16, "max_length": 400}
+    model = {"path": str(tuned.model_dir), **plain}
+    scores = start("reward", tmp_path, {"model": model, "data": ranked, "train": fit(1e-3)})
+    assert_sound(scores, "ranking", RANKED)
+    adapted = {"model": model | {"lora": {"r": 4}}, "data": ranked, "train": fit(3e-3)}
+    policy = start("dpo", tmp_path, adapted)
+    assert_sound(policy, "preference", {"preference", "accuracy", "margin"})
+    assert (policy.model_dir / "adapter_config.json").is_file()
