@@ -60,19 +60,17 @@ def make_rollouts(
     completions: Sequence[Completion], format: ChatFormat, budget: int, parts: list[list[int]] | None = None
 ) -> Rollouts:
     """Completions ready to be scored; without `parts` all of them are one part."""
-    sequences: list[TokenSequence] = []
-    starts: list[int] = []
-    for completion in completions:
-        context = format.prompt(completion.prompt, completion.tools)
-        weights = [0.0] * len(context) + [1.0] * len(completion.ids)
-        sequences.append(TokenSequence([*context, *completion.ids], weights))
-        starts.append(len(context))
+    contexts = format.prompts([(completion.prompt, completion.tools) for completion in completions])
+    sequences = [
+        TokenSequence([*context, *completion.ids], [0.0] * len(context) + [1.0] * len(completion.ids))
+        for context, completion in zip(contexts, completions, strict=True)
+    ]
     lengths = torch.tensor([len(completion.ids) for completion in completions], dtype=torch.int64)
     width = int(lengths.max()) if len(lengths) else 0
     parts = [list(range(len(sequences)))] if parts is None else parts
     return Rollouts(
         sequences=sequences,
-        starts=torch.tensor(starts, dtype=torch.int64),
+        starts=torch.tensor([len(context) for context in contexts], dtype=torch.int64),
         mask=torch.arange(width)[None] < lengths[:, None],
         parts=parts,
         budget=budget,

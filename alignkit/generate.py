@@ -40,7 +40,7 @@ def rollout(
     `batch_size` counts completions generated together and changes speed and memory only.
     """
     numbers = range(len(prompts)) if numbers is None else numbers
-    contexts = [format.prompt(prompt.messages, prompt.tools) for prompt in prompts]
+    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
     jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
     by_length = sorted(jobs, key=lambda job: len(contexts[job[0]]))
     config = GenerationConfig(
