@@ -1,5 +1,6 @@
 """Writes runs/<recipe>/report.html, one file that needs no other. It reads run directories and knows no model."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ LEADING = ("gold", "reward", "win_rate", "kl", "length", "finished", "perplexity
 SHARES = ("win_rate", "finished", "accuracy", "exact_match", "precision", "recall", "f1", "right")
 SHARES_END = ("_declined", "_answered", "_admitted")
 """Metrics shown in percent."""
-SECONDARY = ("seconds", "learning_rate", "tokens_per_second", "lost_updates")
+SECONDARY = re.compile(
+    r"seconds|learning_rate|tokens_per_second|lost_updates|.*grad_norm|(policy|critic)/.*|.*kl_coef"
+)
 """Curves that say how a training ran, not what it did: folded away."""
 
 
@@ -86,11 +89,12 @@ def _cell(row: Mapping[str, Any] | None) -> Cell | None:
     is_share = row["metric"] in SHARES or row["metric"].endswith(SHARES_END)
     unit = " %" if is_share else ""
 
-    def shown(value: float) -> str:
-        return f"{100 * value:.1f}" if is_share else number(value)
+    def shown(value: float, figures: int) -> str:
+        return f"{100 * value:.1f}" if is_share else number(value, figures)
 
-    interval = "" if row["low"] == row["high"] else f"{shown(row['low'])} to {shown(row['high'])}{unit}"
-    return Cell(shown(row["value"]) + unit, interval, row["value"])
+    ends = [] if row["low"] == row["high"] else [shown(row[end], 3) for end in ("low", "high")]
+    interval = " to ".join(ends) + (unit if ends else "")
+    return Cell(shown(row["value"], 4) + unit, interval, row["value"])
 
 
 def title(metric: str) -> str:
@@ -141,38 +145,44 @@ def _path(stages: Sequence[Stage]) -> tuple[list[tuple[float, float]], str]:
 
 
 def _curves(stage: Stage) -> dict[str, list[Markup]]:
-    """The pictures of a training, in two lists: those that say what happened, and the rest."""
+    """The pictures of a training, in two lists: those that say what happened, and the rest. Of equal curves (a loss
+    of one term, and that term) only the first is drawn."""
     drawn: dict[str, list[Markup]] = {"main": [], "more": []}
-    names = dict.fromkeys(name.removeprefix("validation/") for name in stage.curves if not name.startswith("data/"))
     if stage.results is not None:
         return drawn
+    names = dict.fromkeys(name.removeprefix("validation/") for name in stage.curves if not name.startswith("data/"))
+    seen: list[Any] = []
     for name in sorted(names, key=lambda name: name != "loss"):
-        training, validation = stage.curves.get(name, []), stage.curves.get(f"validation/{name}", [])
-        if len(training) > 1 or len(validation) > 1:
-            kind = "more" if name in SECONDARY else "main"
-            drawn[kind].append(curve_plot(title(name), training, validation))
+        curves = stage.curves.get(name, []), stage.curves.get(f"validation/{name}", [])
+        if max(map(len, curves)) > 1 and curves not in seen:
+            seen.append(curves)
+            drawn["more" if SECONDARY.fullmatch(name) else "main"].append(curve_plot(title(name), *curves))
     return drawn
 
 
 def _card(stage: Stage) -> list[tuple[str, str]]:
-    """The few numbers that stand under a stage's name in the chain."""
-    numbers = [(key, value) for key, value in stage.record.metrics.items() if isinstance(value, int | float)]
-    chosen = [(title(key), number(value)) for key, value in numbers[:5]] if stage.results is None else []
-    for key, value in stage.record.throughput.items():
-        chosen.append((title(key).replace(" per second", "/s"), number(value)))
+    """The few numbers that stand under a stage's name in the chain: held-out ones first, no number twice."""
+    plain = {key: value for key, value in stage.record.metrics.items() if isinstance(value, int | float)}
+    ordered = sorted(plain, key=lambda key: (not key.startswith("held_out/"), key != "loss"))
+    chosen: dict[str, float] = {}
+    for key in ordered if stage.results is None else ():
+        if plain[key] not in chosen.values() and len(chosen) < 6:
+            chosen[key] = plain[key]
+    shown = [(title(key), number(value)) for key, value in chosen.items()]
+    shown += [(title(key).replace(" per second", "/s"), number(n)) for key, n in stage.record.throughput.items()]
     if stage.record.peak_memory_bytes:
-        chosen.append(("peak memory", size(stage.record.peak_memory_bytes)))
-    return chosen
+        shown.append(("peak memory", size(stage.record.peak_memory_bytes)))
+    return shown
 
 
 # ------------------------------------------------------------------------------------------------------------ words
 
 
-def number(value: float | None) -> str:
-    """About four figures; a dash where there is none."""
+def number(value: float | None, figures: int = 4) -> str:
+    """About that many figures; a dash where there is no number."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.{figures}g}"
 
 
 def duration(seconds: float | None) -> str:

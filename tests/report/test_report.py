@@ -109,6 +109,17 @@ def test_every_curve_is_drawn_and_both_themes_colour_it(page: Page, runs: Path) 
     assert set(re.findall(r"#[0-9a-f]{6}\b", svgs)) == set()
 
 
+def test_a_curve_is_drawn_once_and_a_number_stands_once(tmp_path: Path) -> None:
+    write_record(tmp_path / "sft", synthetic.record("sft", 0, metrics={"nll": 1.5, "loss": 1.5, "held_out/nll": 1.25}))
+    lines = [{"step": n, "nll": 2.0 - n, "loss": 2.0 - n, "validation/grad_norm": 1.0} for n in range(3)]
+    (tmp_path / "sft" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(write_report(tmp_path))
+    labels = [value for name, value in page.attributes if name == "aria-label"]
+    assert labels == ["loss against the step", "grad norm against the step"]
+    chain = " ".join(" ".join(page.words).split()).partition("The chain")[2].partition("Curves")[0]
+    assert "held out: nll 1.25 loss 1.5 examples/s" in chain
+
+
 def test_a_report_of_a_chain_that_failed_halfway(tmp_path: Path) -> None:
     for number_, name in enumerate(("base", "sft")):
         (tmp_path / name).mkdir()
