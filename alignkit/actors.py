@@ -129,9 +129,10 @@ def fitting(prompts: Sequence[Prompt], format: ChatFormat, config: PpoConfig) ->
     over = next(n for n, context in enumerate(contexts) if len(context) > room)
     lost = len(prompts) - len(kept)
     told = f"{lost} of {len(prompts)} prompts leave no room for max_new_tokens {config.max_new_tokens}"
+    text = prompts[over].messages[-1].content[:60]
     if config.data.over_long != "skip":
         raise InputError(
-            f"data.max_length {config.data.max_length}: {told}; the first, {prompts[over].messages[-1].content[:60]!r}, "
+            f"data.max_length {config.data.max_length}: {told}; the first, {text!r}, "
             f"has {len(contexts[over])} tokens. Raise data.max_length, or set data.over_long: skip"
         )
     logger.warning(f"{told}: skipped")

@@ -54,9 +54,7 @@ def learned_reward(
 ) -> Reward:
     """The reward model in an artifact. Completions are rendered and tokenized its own way, not the policy's."""
     if not (Path(path) / HEAD_FILE).is_file():
-        raise InputError(
-            f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage"
-        )
+        raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
     scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
     return learned(scores_of(scorer, ChatFormat.load(load_tokenizer(path)), token_budget, normalised))
 

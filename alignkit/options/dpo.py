@@ -13,7 +13,7 @@ class DpoTrain(TrainOptions):
 
     learning_rate: float = 5e-7
     """The peak learning rate."""
-    warmup: float = Field(0.1, ge=0.0, lt=1.0)
+    warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the steps over which the learning rate rises from 0."""
 
 
@@ -28,11 +28,11 @@ class DpoConfig(Config):
     """The optimiser and its schedule."""
     loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
     """sigmoid: DPO, Eq. 7; ipo: Azar et al. 2023; hinge: SLiC; robust: Chowdhury et al. 2024."""
-    beta: float = Field(0.1, gt=0.0)
+    beta: float = Field(default=0.1, gt=0.0)
     """Strength of the pull towards the reference, in units of reward per nat."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=0.5)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
     """Rate at which labels are taken to be flipped: conservative DPO with sigmoid, needed by robust."""
-    nll_coef: float = Field(0.0, ge=0.0)
+    nll_coef: float = Field(default=0.0, ge=0.0)
     """Factor on the best responses' negative log-likelihood per token, against falling likelihoods."""
     seed: int = 0
     """Set from the recipe."""

@@ -44,17 +44,17 @@ class EvaluateConfig(Config):
     """The template of models that have none of their own: "chatml", "none", or a path to a .jinja file."""
     eos_token: str | None = None
     """The token that ends an answer, for models that have no template."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """The longest completion, in tokens, its end token included."""
-    temperature: float = Field(1.0, ge=0.0)
+    temperature: float = Field(default=1.0, ge=0.0)
     """Of sampling; 0 is greedy, and then there is no estimate of the KL."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(default=1, ge=1)
     """Completions of each prompt."""
-    shown: int = Field(8, ge=0)
+    shown: int = Field(default=8, ge=0)
     """Prompts whose completions are shown side by side."""
-    bootstrap: int = Field(1000, ge=100)
+    bootstrap: int = Field(default=1000, ge=100)
     """Resamples behind each interval; prompts are resampled, with all their completions."""
-    confidence: float = Field(0.95, gt=0.0, lt=1.0)
+    confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
     """Of the intervals."""
     seed: int = 0
     """Set from the recipe."""

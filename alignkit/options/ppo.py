@@ -63,27 +63,27 @@ class PpoConfig(Config):
     """The price of leaving the reference."""
     critic: CriticOptions = CriticOptions()
     """The critic."""
-    samples: int = Field(1, ge=1)
+    samples: int = Field(default=1, ge=1)
     """Completions of each prompt."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """The longest completion, in tokens, its end token included."""
-    min_new_tokens: int = Field(0, ge=0)
+    min_new_tokens: int = Field(default=0, ge=0)
     """No end token before this many."""
-    temperature: float = Field(1.0, gt=0.0)
+    temperature: float = Field(default=1.0, gt=0.0)
     """Of sampling; policy, reference and KL are measured at the same temperature."""
     missing_eos: MissingEosOptions = MissingEosOptions()
     """What a completion without an end token is worth."""
-    ppo_epochs: int = Field(4, ge=1)
+    ppo_epochs: int = Field(default=4, ge=1)
     """Passes over the completions of one update."""
-    minibatches: int = Field(1, ge=1)
+    minibatches: int = Field(default=1, ge=1)
     """Optimizer steps in one such pass."""
-    clip: float = Field(0.2, gt=0.0)
+    clip: float = Field(default=0.2, gt=0.0)
     """The ratio of new to old probability is not rewarded beyond 1 ± clip."""
-    value_clip: float | None = Field(0.2, gt=0.0)
+    value_clip: float | None = Field(default=0.2, gt=0.0)
     """The critic's error is not reduced beyond this distance from its old value; none: not clipped."""
-    gamma: float = Field(1.0, gt=0.0, le=1.0)
+    gamma: float = Field(default=1.0, gt=0.0, le=1.0)
     """Discount per token."""
-    lam: float = Field(0.95, ge=0.0, le=1.0)
+    lam: float = Field(default=0.95, ge=0.0, le=1.0)
     """λ of generalised advantage estimation: 0 trusts the critic, 1 the observed return."""
     whiten_advantages: bool = True
     """Advantages to mean 0 and deviation 1 over the whole update and all processes."""

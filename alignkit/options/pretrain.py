@@ -13,7 +13,7 @@ class TokenizerOptions(Config):
 
     kind: Literal["bpe", "word", "character"] = "bpe"
     """`bpe`: byte-level byte-pair encoding, which takes any text; `word` and `character`: for teaching."""
-    vocabulary: int = Field(8192, ge=16)
+    vocabulary: int = Field(default=8192, ge=16)
     """The largest number of tokens, special ones included."""
     path: str | None = None
     """Take the tokenizer of this checkpoint instead of training one."""
@@ -24,15 +24,15 @@ class ArchitectureOptions(Config):
 
     model_type: str = "qwen3"
     """The transformers name of the configuration, such as llama, qwen3, gpt_neox or mistral."""
-    layers: int = Field(6, ge=1)
+    layers: int = Field(default=6, ge=1)
     """Decoder layers."""
-    width: int = Field(256, ge=2)
+    width: int = Field(default=256, ge=2)
     """Size of the hidden states."""
-    heads: int = Field(4, ge=1)
+    heads: int = Field(default=4, ge=1)
     """Attention heads; width is a multiple of it."""
-    kv_heads: int | None = Field(None, ge=1)
+    kv_heads: int | None = Field(default=None, ge=1)
     """Heads of keys and values (grouped-query attention); heads is a multiple of it. Left out: as many as heads."""
-    feed_forward: int | None = Field(None, ge=1)
+    feed_forward: int | None = Field(default=None, ge=1)
     """Inner size of the feed-forward layers. Left out: 4 × width."""
     tied: bool = True
     """Input and output embeddings are one matrix."""
@@ -55,7 +55,7 @@ class PretrainTrain(TrainOptions):
     """The peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of AdamW's two moments (Brown et al. 2020, appendix B)."""
-    weight_decay: float = Field(0.1, ge=0.0)
+    weight_decay: float = Field(default=0.1, ge=0.0)
     """Decoupled weight decay, on matrices only."""
 
 
@@ -72,7 +72,7 @@ class PretrainConfig(Config):
     """Documents. Those longer than max_length are cut into pieces, and no token of them is lost."""
     train: PretrainTrain = PretrainTrain()
     """The optimiser and its schedule; an example is a document."""
-    fim_rate: float = Field(0.0, ge=0.0, le=1.0)
+    fim_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the training documents turned into fill-in-the-middle (Bavarian et al. 2022)."""
     seed: int = 0
     """Set from the recipe."""

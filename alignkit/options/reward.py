@@ -22,11 +22,11 @@ class RewardConfig(Config):
     """Comparisons: k >= 2 ranked responses to one prompt."""
     train: RewardTrain = RewardTrain()
     """The optimiser and its schedule."""
-    margin: float = Field(0.0, ge=0.0)
+    margin: float = Field(default=0.0, ge=0.0)
     """Factor on the difference of rated scores that a pair's scores must differ by (Llama 2, Eq. 2). 0: none."""
-    centring: float = Field(0.0, ge=0.0)
+    centring: float = Field(default=0.0, ge=0.0)
     """Factor on (chosen + rejected)², which keeps scores around zero (Eisenstein et al. 2023)."""
-    reference_rows: int = Field(512, ge=2)
+    reference_rows: int = Field(default=512, ge=2)
     """Training comparisons over whose responses mean and deviation of the score are taken."""
     seed: int = 0
     """Set from the recipe."""

@@ -10,13 +10,13 @@ from alignkit.config import Config
 class LoraOptions(Config):
     """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
-    r: int = Field(16, ge=1)
+    r: int = Field(default=16, ge=1)
     """Rank of the update."""
     alpha: float | None = None
     """Scale: the update is multiplied by alpha / r. Left out: 2 r."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """The modules that get an adapter: "all-linear", or the ends of their names."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout on the adapter's input. Above 0, results depend on how a batch is split."""
 
     @property
@@ -57,15 +57,15 @@ class DataOptions(Config):
     """A file or folder of records, in any format alignkit reads."""
     world: Literal["corpus", "demonstrations", "comparisons", "prompts"] | None = None
     """Generate records of the built-in teaching world instead of reading a file."""
-    rows: int | None = Field(None, ge=1)
+    rows: int | None = Field(default=None, ge=1)
     """Use this many records: the first after a seeded shuffle, or the number generated."""
     format: str = "auto"
     """The file's format; "auto" recognises it."""
     split: str | None = None
     """The part of a folder, or of the world ("train", "heldout")."""
-    validation: float | int = Field(0.02, ge=0)
+    validation: float | int = Field(default=0.02, ge=0)
     """Held out for validation: a share below 1, or a number of records. 0: none."""
-    max_length: int = Field(1024, ge=1)
+    max_length: int = Field(default=1024, ge=1)
     """The longest sequence, in tokens."""
     over_long: Literal["error", "skip", "truncate_prompt_left", "truncate_answer"] = "error"
     """What happens to longer ones; those skipped or cut are counted."""
@@ -86,40 +86,40 @@ class TrainOptions(Config):
 
     learning_rate: float = Field(gt=0.0)
     """The peak learning rate."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Examples in one optimizer step, over all processes. Memory is the business of runtime.token_budget."""
-    epochs: float = Field(1.0, gt=0.0)
+    epochs: float = Field(default=1.0, gt=0.0)
     """Passes over the training records."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; overrides epochs."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """The learning rate after the warm-up: to 0 along a line or a half cosine, or constant."""
-    warmup: float = Field(0.03, ge=0.0, lt=1.0)
+    warmup: float = Field(default=0.03, ge=0.0, lt=1.0)
     """Share of the steps over which the learning rate rises from 0."""
-    weight_decay: float = Field(0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's two moments."""
-    eps: float = Field(1e-8, gt=0.0)
+    eps: float = Field(default=1e-8, gt=0.0)
     """AdamW's epsilon."""
-    max_grad_norm: float = Field(1.0, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are scaled down to this norm over the whole model."""
-    evaluate_every: int | None = Field(None, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between validations. Left out: five times a run."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop early after this many validations without improvement. Left out: never."""
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
     """Steps between checkpoints. Left out: at each validation."""
-    keep_checkpoints: int = Field(1, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
     """How many checkpoints are kept."""
 
 
 class RuntimeOptions(Config):
     """How a stage is executed. Nothing here enters the id of a run."""
 
-    token_budget: int = Field(8192, ge=1)
+    token_budget: int = Field(default=8192, ge=1)
     """Tokens in one forward pass: memory and speed only, results do not depend on it."""
-    processes: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1)
     """Processes (devices) that share one stage."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; "auto" takes the accelerator where there is one."""
@@ -127,7 +127,7 @@ class RuntimeOptions(Config):
     """Precision of the forward pass; "auto" is float32 on a CPU and bf16 autocast on an accelerator."""
     trackers: list[str] = Field(default_factory=lambda: ["tensorboard"])
     """Trackers that accelerate knows by name, such as tensorboard or wandb; []: metrics.jsonl only."""
-    log_every: int = Field(1, ge=1)
+    log_every: int = Field(default=1, ge=1)
     """Steps between lines of metrics.jsonl."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
