@@ -30,6 +30,8 @@ class Rollouts:
     """The completions of each minibatch of the first epoch: each is packed by itself, in scoring and in training."""
     budget: int
     """Tokens of one row."""
+    barred: tuple[int, ...] = ()
+    """Token ids that could not be drawn at a response's first tokens, those of column `barred`."""
     packed: list[list[TrieBatch]] = field(default_factory=list[list[TrieBatch]])
     """The rows of each part."""
 
@@ -39,6 +41,7 @@ class Rollouts:
         for n in part:
             start, length = int(self.starts[n]), int(self.mask[n].sum())
             values = {name: [0.0] * start + column[n, :length].tolist() for name, column in columns.items()}
+            values |= self.sequences[n].token_columns
             chosen.append(replace(self.sequences[n], token_columns=values))
         return pack(chosen, self.budget)
 
@@ -57,14 +60,23 @@ class Rollouts:
 
 
 def make_rollouts(
-    completions: Sequence[Completion], format: ChatFormat, budget: int, parts: list[list[int]] | None = None
+    completions: Sequence[Completion],
+    format: ChatFormat,
+    budget: int,
+    parts: list[list[int]] | None = None,
+    min_new_tokens: int = 0,
 ) -> Rollouts:
-    """Completions ready to be scored; without `parts` all of them are one part."""
+    """Completions ready to be scored; without `parts` all of them are one part.
+
+    `min_new_tokens` is what they were sampled with: stop tokens were impossible before, and must be so in scoring,
+    or a policy would lower its log-probabilities for free by expecting an end that is never drawn.
+    """
     contexts = format.prompts([(completion.prompt, completion.tools) for completion in completions])
-    sequences = [
-        TokenSequence([*context, *completion.ids], [0.0] * len(context) + [1.0] * len(completion.ids))
-        for context, completion in zip(contexts, completions, strict=True)
-    ]
+    sequences: list[TokenSequence] = []
+    for context, completion in zip(contexts, completions, strict=True):
+        before, length = [0.0] * len(context), len(completion.ids)
+        barred = {"barred": before + [float(t < min_new_tokens) for t in range(length)]} if min_new_tokens else {}
+        sequences.append(TokenSequence([*context, *completion.ids], before + [1.0] * length, token_columns=barred))
     lengths = torch.tensor([len(completion.ids) for completion in completions], dtype=torch.int64)
     width = int(lengths.max()) if len(lengths) else 0
     parts = [list(range(len(sequences)))] if parts is None else parts
@@ -74,13 +86,16 @@ def make_rollouts(
         mask=torch.arange(width)[None] < lengths[:, None],
         parts=parts,
         budget=budget,
+        barred=format.stop_ids if min_new_tokens else (),
         packed=[pack([sequences[n] for n in part], budget) if part else [] for part in parts],
     )
 
 
 def log_probabilities(rollouts: Rollouts, policy: Policy, accelerator: Accelerator, temperature: float) -> Tensor:
     """Log-probability of every response token, nats, [N, T], at the sampling temperature."""
-    return rollouts.read(lambda batch: policy(batch, temperature=temperature).logps, accelerator)
+    return rollouts.read(
+        lambda batch: policy(batch, temperature=temperature, barred=rollouts.barred).logps, accelerator
+    )
 
 
 def reference_log_probabilities(

@@ -4,7 +4,7 @@ import copy
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,16 +65,22 @@ class Policy(nn.Module):
         """The PEFT wrapper, where LoRA adapters are in the model."""
         return self._adapted[0]
 
-    def forward(self, batch: TrieBatch, *, temperature: float = 1.0, entropy: bool = False) -> TokenLogProbs:
-        """Log-probabilities (and entropies) of a row's entries at a sampling temperature."""
+    def forward(
+        self, batch: TrieBatch, *, temperature: float = 1.0, entropy: bool = False, barred: Sequence[int] = ()
+    ) -> TokenLogProbs:
+        """Log-probabilities (and entropies) of a row's entries at a sampling temperature.
+
+        `barred` token ids are impossible where the entry column "barred" is not 0, as when they were sampled.
+        """
         states = run_trunk(trunk_of(self.model), batch, self.tries)
         hidden = states.at(batch, batch.source, batch.owner)
         rows = max(1, CHUNK // self.model.get_output_embeddings().weight.shape[0])
         logps: list[Tensor] = []
         entropies: list[Tensor] = []
-        chunks = zip(hidden.split(rows), batch.target.split(rows), strict=True)
-        for chunk, target in chunks:
-            arguments = (chunk, target, temperature, entropy, states.output)
+        held = batch.entry_columns.get("barred") if barred else None
+        holds = [None] * len(batch.target) if held is None else held.split(rows)
+        for chunk, target, hold in zip(hidden.split(rows), batch.target.split(rows), holds, strict=False):
+            arguments = (chunk, target, temperature, entropy, states.output, hold, barred)
             if len(hidden) > rows and torch.is_grad_enabled():
                 logp, entropic = checkpoint(self._head, *arguments, use_reentrant=False)
             else:
@@ -84,17 +90,28 @@ class Policy(nn.Module):
         return TokenLogProbs(torch.cat(logps), torch.cat(entropies) if entropy else None)
 
     def _head(
-        self, hidden: Tensor, target: Tensor, temperature: float, entropy: bool, output: type[Any]
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        temperature: float,
+        entropy: bool,
+        output: type[Any],
+        hold: Tensor | None,
+        barred: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
         with replaced_trunk(self.model, output(last_hidden_state=hidden[None])):
             logits = self.model(input_ids=target[None], use_cache=False).logits[0].float()
         if temperature != 1.0:
             logits = logits / temperature
+        if hold is not None:
+            impossible = torch.zeros_like(logits, dtype=torch.bool)
+            impossible[:, list(barred)] = (hold != 0)[:, None]
+            logits = logits.masked_fill(impossible, -torch.inf)
         logp = -F.cross_entropy(logits, target, reduction="none")
         if not entropy:
             return logp, logp.new_zeros(0)
         log_distribution = logits.log_softmax(-1)
-        return logp, -(log_distribution.exp() * log_distribution).sum(-1)
+        return logp, -(log_distribution.exp() * log_distribution.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -73,7 +73,9 @@ class Ppo:
         rate = config.critic.learning_rate or 5 * config.train.learning_rate
         self.policy_optimizer = make_optimizer(actors.policy, config.train)
         self.critic_optimizer = make_optimizer(actors.critic, config.train.model_copy(update={"learning_rate": rate}))
-        self.policy_objective = policy_objective(config.clip, config.temperature)
+        self.policy_objective = policy_objective(
+            config.clip, config.temperature, actors.format.stop_ids if config.min_new_tokens else ()
+        )
         self.critic_objective = critic_objective(config.value_clip)
 
     def step(self, number: int) -> dict[str, float]:
@@ -129,7 +131,7 @@ class Ppo:
     def score(self, completions: list[Completion], parts: list[list[int]] | None = None) -> Experience:
         """The reward, and what policy and reference say about every token, read off tries."""
         actors, temperature = self.actors, self.config.temperature
-        rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts)
+        rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
         given = actors.reward(completions).total if completions else ()
         scored = torch.tensor(checked(given, completions, self.config.reward.kind).total)
         scores = settle_missing_eos(scored, completions, self.config)
@@ -233,7 +235,7 @@ class Ppo:
             )
 
 
-def policy_objective(clip: float, temperature: float) -> Objective:
+def policy_objective(clip: float, temperature: float, barred: tuple[int, ...] = ()) -> Objective:
     """PPO's clipped surrogate, a mean over all tokens of the step. `drift` is |log π - log π_old|."""
 
     def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
@@ -251,7 +253,7 @@ def policy_objective(clip: float, temperature: float) -> Objective:
 
     names = ("surrogate", "clip_fraction", "approx_kl", "ratio", "drift")
     return Objective(
-        read=lambda policy, batch: {"logps": policy(batch, temperature=temperature).logps},
+        read=lambda policy, batch: {"logps": policy(batch, temperature=temperature, barred=barred).logps},
         loss=loss,
         count=lambda batch: dict.fromkeys(names, float(batch.weight.sum())),
     )

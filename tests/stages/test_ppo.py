@@ -19,7 +19,7 @@ from alignkit.config import InputError
 from alignkit.experience import make_rollouts, values
 from alignkit.models import load_tokenizer
 from alignkit.options.ppo import PpoConfig
-from alignkit.options.shared import ModelOptions, RuntimeOptions
+from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions
 from alignkit.records import Completion, Message, Scores
 from alignkit.runs import Run
 from alignkit.scorer import load_scorer, save_scorer
@@ -143,6 +143,23 @@ def test_scores_are_those_of_the_untouched_model_at_the_temperature(
     torch.testing.assert_close(experience.reference, experience.old, rtol=0, atol=1e-6)
 
 
+def test_scores_know_which_tokens_were_impossible(folder: Path, tmp_path: Path) -> None:
+    """Before min_new_tokens the end is never drawn: the log-probabilities are those of what was drawn from."""
+    ppo = opened(folder, tmp_path, config(folder, min_new_tokens=4))
+    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    experience = ppo.score(completions, ppo.minibatches(0, 0))
+    plain = AutoModelForCausalLM.from_pretrained(folder / "model")
+    end = ppo.actors.format.end_id
+    for n, completion in enumerate(completions):
+        context = ppo.actors.format.prompt(completion.prompt)
+        with torch.no_grad():
+            logits = plain(torch.tensor([[*context, *completion.ids]])).logits[0, len(context) - 1 : -1]
+        logits[:4, end] = -torch.inf
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None]).squeeze(1)
+        torch.testing.assert_close(experience.old[n, : len(completion.ids)], expected, rtol=1e-5, atol=1e-5)
+    ppo.step(0)  # asserts that training reads the same
+
+
 def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
     """γ = λ = 1: what remains of the reward after each token, less the critic's value before it."""
     settings = config(folder, lam=1.0, whiten_advantages=False, kl={"coef": 0.3}, missing_eos={"rule": "keep"})
@@ -223,6 +240,25 @@ def test_adapters(folder: Path, four_bit: bool) -> None:
         again = AutoPeftModelForCausalLM.from_pretrained(run.model_dir)(context).logits
     assert (after - before).abs().max() > 1e-3
     torch.testing.assert_close(again, after)
+
+
+@pytest.mark.parametrize("adapter", ["merge", "continue"])
+def test_adapters_of_earlier_stages(folder: Path, tmp_path: Path, adapter: str) -> None:
+    """Policy and reward model both come in as adapters; the KL is to the policy as it came in."""
+    first = start(tmp_path / "first", config(folder, model={"lora": {"r": 4}}, train={"learning_rate": 1e-2}))
+    scorer = load_scorer(ModelOptions(path=str(folder / "model"), lora=LoraOptions(r=2)))
+    save_scorer(scorer, ChatFormat.load(tiny.tokenizer(), "none", eos_token=tiny.END), tmp_path / "reward")
+    model = {"path": str(first.model_dir), "adapter": adapter} | ({"lora": {"r": 4}} if adapter == "merge" else {})
+    settings = config(folder, model=model, reward={"kind": "learned", "path": str(tmp_path / "reward")})
+    second = start(tmp_path / "second", settings, reward=None)
+    lines = [line for line in metrics(second) if "objective/kl" in line]
+    assert abs(lines[0]["objective/kl"]) < 1e-4 and abs(lines[-1]["objective/kl"]) > 1e-3
+    context = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        before, after = (
+            AutoPeftModelForCausalLM.from_pretrained(run.model_dir)(context).logits for run in (first, second)
+        )
+    assert (after - before).abs().max() > 1e-4
 
 
 def test_the_first_pass_is_checked(folder: Path, tmp_path: Path) -> None:
