@@ -6,7 +6,7 @@ finite. Full runs are the recipes in recipes/examples.
 
 import json
 import math
-import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from alignkit.data.read import read
 from alignkit.data.tokenizer import train_tokenizer
 from alignkit.options import STAGES
 from alignkit.options.shared import RuntimeOptions
-from alignkit.records import Comparison, Completion, Demonstration, Message
+from alignkit.records import Comparison, Demonstration
 from alignkit.runs import Run, read_metrics
 from alignkit.stages import dpo, reward, sft
-from reward_models.lexicon import lexicon
 
+ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = RuntimeOptions(trackers=[], device="cpu")
 RUNS = {"sft": sft.run, "reward": reward.run, "dpo": dpo.run}
 
@@ -64,7 +64,7 @@ def assert_sound(run: Run, term: str, held_out: set[str]) -> None:
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
     losses = [line[term] for line in lines if term in line]
     third = len(losses) // 3
-    assert third >= 3
+    assert third >= 2
     assert sum(losses[-third:]) < sum(losses[:third])
     final = run.record.metrics
     assert held_out <= final.keys() and all(math.isfinite(final[name]) for name in held_out)
@@ -74,7 +74,7 @@ def assert_sound(run: Run, term: str, held_out: set[str]) -> None:
 RANKED = {"held_out/accuracy", "held_out/nll", "held_out/calibration_error", "held_out/length_only_accuracy"}
 
 
-def fit(rate: float, epochs: float = 5) -> dict[str, Any]:
+def fit(rate: float, epochs: float = 4) -> dict[str, Any]:
     return {"learning_rate": rate, "batch_size": 8, "epochs": epochs, "warmup": 0.1}
 
 
@@ -86,7 +86,7 @@ def test_dolly(shared: Path, tmp_path: Path) -> None:
     records = read(path, Demonstration).records
     assert len(records) > 14_000
     base = small_model(tmp_path / "base", [m.content for record in records[:300] for m in record.messages])
-    data = {"path": str(path), "rows": 72, "validation": 24, "max_length": 512, "over_long": "skip"}
+    data = {"path": str(path), "rows": 64, "validation": 16, "max_length": 512, "over_long": "skip"}
     model = {"path": base, "chat_template": "chatml"}
     run = start("sft", tmp_path, {"model": model, "data": data, "train": fit(5e-3)})
     assert_sound(run, "nll", {"nll"})
@@ -117,44 +117,21 @@ def test_comparisons(shared: Path, tmp_path: Path, source: str) -> None:
 # ------------------------------------------------------------------------------------------------ a real checkpoint
 
 
-def story_files(shared: Path, folder: Path) -> tuple[str, str]:
-    """Openings of stories, each continued by its own next sentences and by two others', the more positive ranked
-    higher; and the openings with their own continuations."""
-    stories = json.loads((shared / "data/tinystories/tinystories_800.json").read_text())[:90]
-    sentences = [re.findall(r"[^.!?]+[.!?]+[\"”]?", story.replace("\n", " ")) for story in stories]
-    cut = [("".join(s[:3]).strip(), "".join(s[3:6]).strip()) for s in sentences if len(s) >= 6]
-    feeling = lexicon()
-    comparisons, demonstrations = [], []
-    for n, (opening, own) in enumerate(cut):
-        texts = [own, *(cut[(n + step) % len(cut)][1] for step in (1, 2))]
-        asked = (Message(role="user", content=opening),)
-        answers = [Message(role="assistant", content=text) for text in texts]
-        made = [Completion(prompt=asked, response=a, columns={}, finished=True, ids=(), tools=None) for a in answers]
-        moods = feeling(made).total
-        ranks = [1 + sum(other > mood for other in moods) for mood in moods]
-        if len(set(ranks)) > 1:
-            order = [sorted(set(ranks)).index(rank) + 1 for rank in ranks]
-            comparisons.append(Comparison(prompt=asked, responses=tuple((a,) for a in answers), ranks=tuple(order)))
-        demonstrations.append(Demonstration(messages=(*asked, answers[0])))
-    for name, records in (("comparisons", comparisons), ("demonstrations", demonstrations)):
-        lines = [record.model_dump_json(exclude_none=True) for record in records]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    return str(folder / "comparisons.jsonl"), str(folder / "demonstrations.jsonl")
-
-
 def test_the_chain_on_a_pretrained_checkpoint(shared: Path, tmp_path: Path) -> None:
     """Real weights go through SFT, a reward model and DPO with LoRA, each stage on the artifact before it."""
-    comparisons, demonstrations = story_files(shared, tmp_path)
+    stories = json.loads((shared / "data/tinystories/tinystories_800.json").read_text())[:48]
+    runpy.run_path(str(ROOT / "recipes/examples/cut_stories.py"))["cut"](stories, tmp_path)
+    comparisons, demonstrations = (str(tmp_path / f"{name}.jsonl") for name in ("comparisons", "demonstrations"))
     plain = {"chat_template": "none", "eos_token": "</s>"}
     base = {"path": str(shared / "models/stories260k"), **plain}
-    data = {"path": demonstrations, "validation": 16, "max_length": 400}
+    data = {"path": demonstrations, "validation": 12, "max_length": 400}
     tuned = start("sft", tmp_path, {"model": base, "data": data, "train": fit(1e-3)})
     assert_sound(tuned, "nll", {"nll"})
     # A pretrained model, which learns where an answer ends: far below the 6.2 nats of an even guess from the start.
     lines = [line["validation/nll"] for line in read_metrics(tuned.directory) if "validation/nll" in line]
     assert 1 < lines[-1] < lines[0] < 3
 
-    ranked = {"path": comparisons, "validation": 16, "max_length": 400}
+    ranked = {"path": comparisons, "validation": 12, "max_length": 400}
     model = {"path": str(tuned.model_dir), **plain}
     scores = start("reward", tmp_path, {"model": model, "data": ranked, "train": fit(1e-3)})
     assert_sound(scores, "ranking", RANKED)
