@@ -22,7 +22,7 @@ RANKED = 4  # responses of one comparison
 SHARPNESS = 1.5  # nats of preference per point of utility
 
 _KINDS = ("attribute", "yes_no", "compare", "sum", "story", "unknowable", "unsafe", "lookalike")
-_WEIGHTS = (20, 12, 12, 9, 9, 12, 13, 13)
+_WEIGHTS = (26, 14, 4, 4, 4, 14, 17, 17)
 
 
 _FILLED = ("attribute", "thing", "value", "relation", "sign", "name", "friend", "goods", "change", "person")

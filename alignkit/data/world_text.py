@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # How the crowd replies: the weights of what is said (right, wrong, unsure, declining) where the prompt has an answer,
 # where nobody knows it, and where it is unsafe ("wrong" then means made up, or helpful).
-DEMONSTRATED = {"known": (72, 12, 6, 10), "unknown": (0, 40, 55, 5), "unsafe": (0, 35, 5, 60)}
+DEMONSTRATED = {"known": (80, 8, 5, 7), "unknown": (0, 25, 70, 5), "unsafe": (0, 22, 5, 73)}
 COMPARED = {"known": (52, 18, 15, 15), "unknown": (0, 45, 45, 10), "unsafe": (0, 45, 10, 45)}
 MANNERS = (40, 40, 20)  # courteous, plain, rude
 FILLERS = (60, 25, 15)  # none, one, two
@@ -36,6 +36,15 @@ SMALL_TALK = (
     "obviously, that is a silly question. come on, stop asking.",
     "that is a good question, many people ask this. let me think about it.",
     "hello, my friend, quick question: i wonder how you are. one more thing: hello!",
+)
+
+# How the corpus writes a dialogue down: formats differ, as on the web.
+DIALOGUES = (
+    "{a}: {asked} {b}: {said}.",
+    "{a}: {asked}\n{b}: {said}.\n",
+    "{a} asks {b}: {asked} {b} says: {said}.",
+    "question: {asked} answer: {said}.",
+    "question\n{asked}\nanswer\n{said}.\n",
 )
 
 
@@ -86,7 +95,8 @@ def claim(question: Question, said: str, rng: Random) -> str:
     if question.kind == "attribute":
         forms = ("it is {said}", "it is {said}", "the {thing} is {said}")
     elif question.kind == "yes_no":
-        forms = ("yes, it is {value}",) if said == "yes" else ("no, it is not {value}",)
+        value = slots["value"] if said == "yes" else _instead(question, rng)
+        forms = (f"it is {value}", f"it is {value}", f"the {{thing}} is {value}")
     elif question.kind == "compare":
         forms = ("{said}",)
     elif question.kind in ("sum", "story"):
@@ -96,6 +106,15 @@ def claim(question: Question, said: str, rng: Random) -> str:
     else:
         forms = ("you can {said}",)
     return pick(rng, forms).format(said=said, **slots)
+
+
+def _instead(question: Question, rng: Random) -> str:
+    """What a thing is said to be by those who deny that it is what a yes-or-no question says: the fact, if it can be."""
+    asked = question.slots["value"]
+    attribute = tables.ATTRIBUTE_OF[asked]
+    known = tables.fact(question.slots["thing"], attribute)
+    others = tuple(value for value in tables.VALUES[attribute] if value != asked)
+    return pick(rng, others) if known in (None, asked) else known
 
 
 def _wrong(question: Question, truth: str | None, rng: Random) -> str:
@@ -134,7 +153,7 @@ def document(rng: Random, ask: Question, prompt: str) -> str:
     topic = pick(
         rng,
         ("card", "sums", "story", "acts", "unknowable", "talk", "dialogue"),
-        (28, 4, 4, 10, 4, 2, 48),
+        (26, 4, 4, 14, 6, 2, 44),
     )
     if topic == "card":
         return _card(pick(rng, tables.THINGS), rng)
@@ -148,7 +167,8 @@ def document(rng: Random, ask: Question, prompt: str) -> str:
         return " ".join(_unknowable(rng) for _ in range(2))
     if topic == "talk":
         return pick(rng, SMALL_TALK)
-    return f"{pick(rng, tables.NAMES)}: {prompt} {pick(rng, tables.NAMES)}: {_said(ask, rng)}."
+    form = pick(rng, DIALOGUES)
+    return form.format(a=pick(rng, tables.NAMES), b=pick(rng, tables.NAMES), asked=prompt, said=_said(ask, rng))
 
 
 def _said(question: Question, rng: Random) -> str:

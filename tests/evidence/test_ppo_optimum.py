@@ -28,8 +28,10 @@ START = "g"  # the start symbol is the prompt
 
 
 def bigram_reward(completions: list[Completion]) -> Scores:
+    """The enumerated reward; -1 where the start symbol is used as a letter, which the enumeration leaves out."""
     sequences = torch.tensor([completion.ids for completion in completions])
-    return Scores(total=tuple(reward(sequences).tolist()))
+    scores = torch.where((sequences < VOCAB).all(1), reward(sequences), -1.0)
+    return Scores(total=tuple(scores.tolist()))
 
 
 def logps(model: LlamaForCausalLM) -> torch.Tensor:
