@@ -1,4 +1,4 @@
-"""The command `alignkit`: run, check, show, chat. It decides and prints; torch is imported only where a model is.
+"""The command `alignkit`: run, check, show, report, chat. It decides and prints, and imports torch only for a model.
 
 Exit codes: 0 done, 1 failed, 2 the user's input is wrong.
 """
@@ -106,6 +106,14 @@ def show(
         runs_table(
             [(str(place.relative_to(folder)), record.status if record else "", record) for place, record in found]
         )
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A recipe's folder of runs: runs/quickstart.")],
+) -> None:
+    """Write a recipe's report.html again, whatever state its runs are in."""
+    print(import_module("alignkit.report").write_report(folder))  # imports matplotlib
 
 
 @app.command()

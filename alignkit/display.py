@@ -57,7 +57,7 @@ def seconds_of(record: RunRecord) -> str:
     return f"{spent:,.0f} s"
 
 
-def headline(metrics: Mapping[str, Any], most: int = 5) -> str:
+def headline(metrics: Mapping[str, Any], most: int = 6) -> str:
     """The first few plain numbers of a run's metrics."""
     plain = [(name, value) for name, value in metrics.items() if isinstance(value, int | float)]
     return "  ".join(f"{name} {number(value)}" for name, value in plain[:most])

@@ -125,5 +125,5 @@ def _with(sequence: TokenSequence, columns: dict[str, float]) -> TokenSequence:
 
 
 def finish(run: Run, result: FitResult, metrics: dict[str, Any] | None = None) -> None:
-    """Mark an offline stage's run done."""
-    run.finish({**result.metrics, **(metrics or {})}, result.throughput, result.peak_memory_bytes, run.model_dir)
+    """Mark an offline stage's run done; its own metrics stand first."""
+    run.finish({**(metrics or {}), **result.metrics}, result.throughput, result.peak_memory_bytes, run.model_dir)

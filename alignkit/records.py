@@ -94,6 +94,8 @@ class Demonstration(Record):
             raise ValueError(f"no response: the last turn of `messages` is the {self.messages[-1].role}'s")
         if self.messages[-1].empty:
             raise ValueError("no response: the last turn of `messages` is empty")
+        if not any(message.weight for message in self.messages if message.role == "assistant"):
+            raise ValueError("every assistant turn of `messages` has `weight` 0: there is nothing to train on")
         _check_prompt(self.messages[: last_question(self.messages)], "messages")
         return self
 

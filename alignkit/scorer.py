@@ -101,13 +101,15 @@ def load_scorer(
 def _no_load_report(quiet: bool) -> Iterator[None]:
     """A scorer's weights have no language-model head: transformers would report it missing, and call it untrained."""
     reporter = logging.getLogger("transformers.modeling_utils")
-    level = reporter.level
-    if quiet:
-        reporter.setLevel(logging.ERROR)
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or not quiet
+
+    reporter.addFilter(passes)
     try:
         yield
     finally:
-        reporter.setLevel(level)
+        reporter.removeFilter(passes)
 
 
 def _draw_head(head: nn.Linear, zero: bool, seed: int) -> None:

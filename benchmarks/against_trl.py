@@ -3,9 +3,11 @@
     python benchmarks/against_trl.py [--data FILE] [--stages sft reward dpo] [--rounds 3] [--rows 256]
 
 Model: Qwen3 architecture, 6 layers, width 256, 6.8 M parameters, random weights. Data: comparisons in any form that
-alignkit reads (HH-RLHF), ChatML, an 8,192-token byte-level BPE trained on them. Each run is a process, so that peak
-memory is its own; what is timed is the whole training (packing or collation, forward, backward, optimizer), after
-tokenization. The variants of ours take one gain away each: sharing, packing, the head on sources only.
+alignkit reads (HH-RLHF); without --data, the short answers of the built-in world. ChatML, an 8,192-token byte-level
+BPE trained on them. Each run is a process, so that peak memory is its own; what is timed is the whole training
+(packing or collation, forward, backward, optimizer), after tokenization. Tokens are those of the sequences trained on,
+padding not counted and shared prefixes counted each time, for both sides. The variants of ours take one gain away
+each: sharing, packing, the head on sources only.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ VARIANTS = {
 }
 
 
-def make_inputs(data: Path, rows: int, folder: Path) -> None:
+def make_inputs(data: Path | None, rows: int, folder: Path) -> None:
     """Write the tokenizer, the model and the comparisons that every run reads."""
     import torch  # noqa: PLC0415
     from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
@@ -42,9 +45,14 @@ def make_inputs(data: Path, rows: int, folder: Path) -> None:
     from alignkit.chat import ChatFormat  # noqa: PLC0415
     from alignkit.data.read import read  # noqa: PLC0415
     from alignkit.data.tokenizer import train_tokenizer  # noqa: PLC0415
+    from alignkit.data.world import generate  # noqa: PLC0415
+    from alignkit.prepare import ranked_sequences  # noqa: PLC0415
     from alignkit.records import Comparison  # noqa: PLC0415
 
-    found = read(data, Comparison, on_invalid="skip").records[:rows]
+    if data is None:
+        found: list[Any] = [_ends(comparison) for comparison in generate("comparisons", rows, 0)]
+    else:
+        found = read(data, Comparison, on_invalid="skip").records[:rows]
     texts = [m.content for c in found for m in (*c.prompt, *(m for r in c.responses for m in r))]
     tokenizer = train_tokenizer(texts, "bpe", 8192)
     format = ChatFormat.load(tokenizer, "chatml")
@@ -68,6 +76,17 @@ def make_inputs(data: Path, rows: int, folder: Path) -> None:
     format.save(folder)
     lines = [c.model_dump_json() for c in found]
     (folder / "comparisons.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lengths = [{s.columns["rank"]: len(s.ids) for s in example} for example in ranked_sequences(format, found)]
+    best, all_ = sum(ranks[1] for ranks in lengths), sum(sum(ranks.values()) for ranks in lengths)
+    (folder / "tokens.json").write_text(json.dumps({"sft": best, "reward": all_, "dpo": all_}))
+
+
+def _ends(comparison: Any) -> Any:
+    """The best and the worst response of a ranking: TRL trains on pairs."""
+    ends = [comparison.ranks.index(rank) for rank in (min(comparison.ranks), max(comparison.ranks))]
+    return comparison.model_copy(
+        update={"responses": tuple(comparison.responses[end] for end in ends), "ranks": (1, 2), "margins": None}
+    )
 
 
 def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
@@ -114,9 +133,9 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     if stage == "dpo":
         examples = dpo.with_reference(module, examples, runtime.token_budget, accelerator, run)
-    result = fit(module, examples, [], objective, options, runtime, run, 0, accelerator)
+    fit(module, examples, [], objective, options, runtime, run, 0, accelerator)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens": result.throughput["tokens_per_second"] * seconds, "loss": losses[-1]}
+    return {"seconds": seconds, "loss": losses[-1]}
 
 
 def _row_per_group(pack: Callable[..., Any], sequences: Any, budget: int) -> list[Any]:
@@ -185,11 +204,7 @@ def run_trl(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     trainer.train()
     seconds = time.perf_counter() - started
     history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {
-        "seconds": seconds,
-        "tokens": float(getattr(trainer.state, "num_input_tokens_seen", 0)),
-        "loss": history[-1],
-    }
+    return {"seconds": seconds, "loss": history[-1]}
 
 
 def child(stage: str, variant: str, folder: Path) -> None:
@@ -207,7 +222,7 @@ def child(stage: str, variant: str, folder: Path) -> None:
 def main() -> None:
     """Run everything, print the tables, and write them as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/hh_rlhf/harmless.jsonl.gz"))
+    parser.add_argument("--data", type=Path, help="a file of comparisons; left out: the built-in world")
     parser.add_argument("--stages", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
@@ -224,6 +239,7 @@ def main() -> None:
     packages = ("torch", "transformers", "trl", "accelerate")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores;", end=" ")
     print(", ".join(f"{name} {version(name)}" for name in packages))
+    tokens = json.loads((folder / "tokens.json").read_text())
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for stage in arguments.stages:
         chosen = [v for v in VARIANTS[stage] if not arguments.variants or v in arguments.variants]
@@ -231,10 +247,19 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for variant in chosen:
                 results[stage][variant].append(_spawn(stage, variant, folder))
-        _print_table(stage, results[stage], arguments.rows)
+        _print_table(stage, results[stage], arguments.rows, tokens[stage])
         if arguments.json:
             versions = {name: version(name) for name in packages}
-            arguments.json.write_text(json.dumps({"versions": versions, "results": results}, indent=1) + "\n")
+            found = {
+                "date": date.today().isoformat(),
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "versions": versions,
+                "data": arguments.data.name if arguments.data else "the built-in world",
+                "rows": arguments.rows,
+                "tokens": tokens,
+                "results": results,
+            }
+            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _spawn(stage: str, variant: str, folder: Path) -> dict[str, Any]:
@@ -246,7 +271,7 @@ def _spawn(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     return json.loads(lines[-1].removeprefix("FIGURES "))
 
 
-def _print_table(stage: str, variants: dict[str, list[dict[str, Any]]], rows: int) -> None:
+def _print_table(stage: str, variants: dict[str, list[dict[str, Any]]], rows: int, tokens: int) -> None:
     print(f"\n{stage:14s} examples/s   tokens/s   peak MB   last loss   ours is faster by   memory ours / theirs")
     medians = {
         variant: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
@@ -255,7 +280,7 @@ def _print_table(stage: str, variants: dict[str, list[dict[str, Any]]], rows: in
     ours = medians.get("alignkit")
     for variant, m in medians.items():
         ratio = f"{m['seconds'] / ours['seconds']:17.2f} x   {ours['memory'] / m['memory']:19.2f}" if ours else ""
-        rate = f"{rows / m['seconds']:10.2f}   {m['tokens'] / m['seconds']:8.0f}"
+        rate = f"{rows / m['seconds']:10.2f}   {tokens / m['seconds']:8.0f}"
         print(f"{variant:14s} {rate}   {m['memory'] / 1e6:7.0f}   {m['loss']:9.4f}   {ratio}")
 
 

@@ -109,7 +109,7 @@ def claim(question: Question, said: str, rng: Random) -> str:
 
 
 def _instead(question: Question, rng: Random) -> str:
-    """What a thing is said to be by those who deny that it is what a yes-or-no question says: the fact, if it can be."""
+    """What a thing is said to be by those who deny what a yes-or-no question says of it: the fact, if it can be."""
     asked = question.slots["value"]
     attribute = tables.ATTRIBUTE_OF[asked]
     known = tables.fact(question.slots["thing"], attribute)

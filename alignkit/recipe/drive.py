@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from alignkit.config import InputError
-from alignkit.display import number, print_json, print_table
+from alignkit.display import headline, number, print_json, print_table
 from alignkit.lineage import RunRecord
 from alignkit.recipe.chain import StageFailed, Step, execute_child, run_chain
 from alignkit.recipe.read import load_recipe
@@ -44,6 +44,7 @@ def run_recipe(
     if as_json:
         print_json({"recipe": recipe.name, "report": report, "stages": as_rows(steps)})
         return steps
+    print_held_out(steps)
     for step in steps:
         if step.stage.type == "evaluate":
             print_results(step)
@@ -69,6 +70,15 @@ def as_rows(steps: Sequence[Step]) -> list[dict[str, Any]]:
 def _measured(record: RunRecord) -> dict[str, Any]:
     fields = {"status", "metrics", "throughput", "peak_memory_bytes", "started", "ended", "error"}
     return record.model_dump(mode="json", include=fields)
+
+
+def print_held_out(steps: Sequence[Step]) -> None:
+    """A line for each stage that measured itself on held-out records."""
+    for step in steps:
+        metrics = step.record.metrics if step.record else {}
+        found = {key.removeprefix("held_out/"): metrics[key] for key in metrics if key.startswith("held_out/")}
+        if found:
+            print(f"\n{step.stage.name} on held-out records: {headline(found)}")
 
 
 def print_results(step: Step) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alignkit.data.world import limits
 from alignkit.evaluation.statistics import (
     length_only_accuracy,
     preference_accuracy,
@@ -32,7 +33,7 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     def tokenize(records: Sequence[Comparison]) -> list[list[TokenSequence]]:
         return ranked_sequences(format, records)
 
-    train, validation, _ = load_examples(
+    train, validation, compared = load_examples(
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )
     scorer = load_scorer(
@@ -52,6 +53,8 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
         scorer, train, validation, objective, config.train, runtime, run, config.seed, setting.accelerator, save
     )
     metrics = held_out_metrics(scorer, validation, runtime.token_budget) if validation else {}
+    if config.data.world and compared:
+        metrics = beside_limits(metrics, compared)
     finish(run, result, {**metrics, "score_mean": scorer.mean.item(), "score_deviation": scorer.deviation.item()})
     return run.model_dir
 
@@ -114,6 +117,19 @@ def check_reload(scorer: Scorer, folder: Path, examples: Sequence[Example], budg
     tolerance = 0.5 if low_precision else 1e-3
     if not torch.allclose(before, after, atol=tolerance * max(1.0, float(scorer.deviation))):
         raise RuntimeError(f"{folder}: saved scores differ from trained ones: {after.tolist()} and {before.tolist()}")
+
+
+def beside_limits(metrics: dict[str, float], comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """The metrics, accuracy and NLL beside the best that the built-in world allows on these comparisons."""
+    best = limits(comparisons)
+    own = {key: metrics[key] for key in ("held_out/accuracy", "held_out/nll")}
+    return {
+        "held_out/accuracy": own["held_out/accuracy"],
+        "held_out/accuracy_ceiling": best.accuracy,
+        "held_out/nll": own["held_out/nll"],
+        "held_out/nll_floor": best.nll,
+        **{key: value for key, value in metrics.items() if key not in own},
+    }
 
 
 def held_out_metrics(scorer: Scorer, examples: Sequence[Example], budget: int) -> dict[str, float]:

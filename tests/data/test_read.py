@@ -65,6 +65,8 @@ FAULTS: list[tuple[str, type[Record], tuple[str | bytes, ...], str]] = [
     ("type", Demonstration, (GOOD, '{"prompt": 3, "completion": "a"}'), "2: field `prompt` must be text or a list"),
     ("prompt", Demonstration, (GOOD, '{"prompt": " ", "completion": "a"}'), "2: empty prompt: `messages` must hold"),
     ("response", Demonstration, (GOOD, '{"prompt": "q", "completion": ""}'), "2: no response: field `completion` is"),
+    ("weights", Demonstration, (GOOD, '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", '
+                                '"content": "a", "weight": 0}]}'), "2: every assistant turn of `messages` has"),
     ("no object", Demonstration, (GOOD, "[1]"), "2: a row must be an object, and is list"),
     ("role", Demonstration, (GOOD, '{"messages": [{"role": "elf", "content": "x"}]}'), "2: field `messages[0].role`:"),
     ("single", Comparison, ('{"prompt": "q", "responses": ["a", "b"], "ranks": [1, 2]}',

@@ -305,6 +305,11 @@ REFUSED = {
     "an unknown key": ("beta: 0.1", "betta: 0.1", r"yaml:7: stages.dpo.betta: unknown key; did you mean `beta`"),
     "an unknown stage": ("  reward:", "  rewards:", r"yaml:6: stages.rewards: 'rewards' is no.*did you mean `reward`"),
     "a cycle": ("path: base", 'path: "@dpo"', r"in a circle: sft -> dpo -> sft"),
+    "4-bit without LoRA": (
+        "path: base}",
+        "path: base, load_in_4bit: true}",
+        r"yaml:5: .*load_in_4bit needs lora: .*`lora",
+    ),
     "a missing file": ("demonstrations", "demonstration", r"yaml:5: stages.sft.data.path: there is no file"),
     "a wrong type": ("beta: 0.1", "beta: much", r"yaml:7: stages.dpo.beta: .*number"),
     "an unknown runtime option": ("trackers", "tracker", r"yaml:3: runtime.tracker: .*`trackers`"),

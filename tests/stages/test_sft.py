@@ -1,5 +1,6 @@
 """SFT: TRL's loss and gradients; runs end to end, cut off, adapted, reloaded, moved to plain peft."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,19 @@ def test_a_budget_below_the_longest_sequence_is_named(folder: Path, tmp_path: Pa
         settings = config(folder, data={"over_long": over_long})
         with pytest.raises(InputError, match=r"runtime\.token_budget: 40 .* \d+ tokens"):
             start(sft, tmp_path / over_long, settings, RuntimeOptions(trackers=[], device="cpu", token_budget=40))
+
+
+def test_a_checkpoint_without_a_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "base", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
+    with pytest.raises(InputError, match=r"model\.path: .*bare'? .*tokenizer"):
+        start(sft, tmp_path / "run", config(folder, model={"path": str(tmp_path / "bare")}))
+
+
+def test_a_template_that_prints_no_answer_is_named(folder: Path, tmp_path: Path) -> None:
+    template = tmp_path / "silent.jinja"
+    template.write_text(TEMPLATE.replace("m.content", "(m.content if m.role == 'user' else '')"))
+    with pytest.raises(InputError, match=r"silent\.jinja.*"):
+        start(sft, tmp_path / "run", config(folder, model={"chat_template": str(template)}))
 
 
 # -------------------------------------------------------------------------------------------------------- artifacts
