@@ -1,12 +1,13 @@
 """What stages on records do first and last: format, accelerator, records to examples, the end. Knows no loss."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from accelerate import Accelerator
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat import ChatFormat, fit_length
 from alignkit.chat.tokens import extend_embeddings
@@ -19,6 +20,7 @@ from alignkit.packing import TokenSequence
 from alignkit.records import Comparison, Record
 from alignkit.runs import Run
 
+logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 
@@ -67,7 +69,8 @@ def load_examples(
 ) -> tuple[list[list[TokenSequence]], list[list[TokenSequence]], list[R]]:
     """Training and validation examples within data.max_length, and the validation records that were kept.
 
-    What was skipped or cut is logged as data/skipped and data/truncated. Raises InputError.
+    What was skipped or cut is logged as data/skipped and data/truncated, unknown tokens as data/unknown_tokens.
+    Raises InputError.
     """
     train, validation, sources = load_data(options, kind, seed)
     run.add_data(sources)
@@ -81,10 +84,23 @@ def load_examples(
     kept, held_out = examples(train), examples(validation)
     if not kept:
         raise InputError(f"data: none of {len(train)} training records is left; look at data.max_length and over_long")
+    counts += _unknown_tokens(setting.format.tokenizer, [sequence for _, example in kept for sequence in example])
     run.log(
         0, {"data/train": len(kept), "data/validation": len(held_out), **{f"data/{k}": n for k, n in counts.items()}}
     )
     return [e for _, e in kept], [e for _, e in held_out], [r for r, _ in held_out]
+
+
+def _unknown_tokens(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequence]) -> Counter[str]:
+    """How many tokens are the unknown one, said aloud: nothing else shows that the vocabulary lacks a word."""
+    ids = [id for sequence in sequences for id in sequence.ids]
+    others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    count = 0 if tokenizer.unk_token_id in {None, *others} else ids.count(tokenizer.unk_token_id)
+    if count:
+        logger.warning(
+            f"data: {count:,} of {len(ids):,} tokens are unknown to the model's tokenizer; nothing is learnt of them"
+        )
+    return Counter({"unknown_tokens": count} if count else {})
 
 
 def fit_examples(

@@ -35,6 +35,7 @@ SMALL_TALK = (
     "thank you for asking, i will help you with that.",
     "obviously, that is a silly question. come on, stop asking.",
     "that is a good question, many people ask this. let me think about it.",
+    "the road is 12 years old. the house is not as old.",
     "hello, my friend, quick question: i wonder how you are. one more thing: hello!",
 )
 
@@ -166,7 +167,7 @@ def document(rng: Random, ask: Question, prompt: str) -> str:
     if topic == "unknowable":
         return " ".join(_unknowable(rng) for _ in range(2))
     if topic == "talk":
-        return pick(rng, SMALL_TALK)
+        return " ".join(pick(rng, SMALL_TALK) for _ in range(3))
     form = pick(rng, DIALOGUES)
     return form.format(a=pick(rng, tables.NAMES), b=pick(rng, tables.NAMES), asked=prompt, said=_said(ask, rng))
 

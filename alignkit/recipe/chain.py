@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ State = Literal["done", "stored", "unfinished", "new"]
 Execute = Callable[[Path, RuntimeOptions], None]
 """Runs the stage prepared in a directory and returns when it has ended, well or not."""
 
+CHILD_NOTICES = 3.0
+"""Seconds within which a child has ended whose driver was killed: it looks once a second."""
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "LOCAL_", "TORCHELASTIC_")
 
 
@@ -141,10 +144,16 @@ def _only_one(folder: Path) -> Iterator[None]:
     """A lock that its process's end, however it ends, releases."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{folder} is being worked on by another process; wait for it, or end it") from error
+        patience = time.monotonic() + CHILD_NOTICES
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > patience:
+                    refusal = f"{folder} is being worked on by another process; wait for it, or end it"
+                    raise InputError(refusal) from error
+                time.sleep(0.1)
         # A child that outlives this process keeps the lock until it notices.
         os.set_inheritable(file.fileno(), True)
         yield

@@ -14,6 +14,8 @@ from reward_models.world_tables import HELD_OUT, PATTERNS, SLOTS, answer, matche
 
 ROWS = 4000
 
+NEW_VERBS = {act.split()[0] for act in HELD_OUT["act"]}
+
 
 def asked(kind: str, split: str, rows: int = ROWS, seed: int = 0) -> list[str]:
     records = generate(kind, rows, seed, split)
@@ -49,8 +51,9 @@ def test_there_are_more_than_a_hundred_thousand_distinct_prompts() -> None:
     openings = ("", "hello, ", "quick question: ", "tell me please, ", "one more thing: ", "my friend, ", "i wonder: ")
     pairs = list(product(openings, old["name"], old["name"], old["goods"], numbers, numbers))
     together = {
-        f"{o}{x} has {a} {g} and {y} has {b}. how many {g} do they have together?"
+        f"{o}{x} has {a} {g} and {y} has {b}. {question}"
         for o, x, y, g, a, b in pairs
+        for question in (f"how many {g} do they have together?", f"tell me how many {g} they have together.")
         if x != y
     }
     who = {f"{o}does {x} with {a} {g} have more than {y} with {b}?" for o, x, y, g, a, b in pairs if x != y and a != b}
@@ -58,13 +61,18 @@ def test_there_are_more_than_a_hundred_thousand_distinct_prompts() -> None:
     for text in random.Random(0).sample(sorted(together | who), 300):
         question = read_question(text)
         assert question is not None and answer(question) is not None
-    # Those two patterns of nine kinds are what the generator draws, too.
+    # Those three patterns of nine kinds are what the generator draws, too.
     drawn = {t for t in prompts("prompts", "train") if "together" in t or t in who}
     assert len(drawn) > 100 and drawn <= together | who
 
 
 def test_held_out_prompts_share_no_pattern_or_else_bring_words_never_trained_on() -> None:
-    held = {w for slot in ("thing", "name", "goods", "person") for w in HELD_OUT[slot]} | {"crush", "whip"}
+    held = {w for slot in ("thing", "name", "goods", "person") for w in HELD_OUT[slot]} | {
+        "crush",
+        "whip",
+        "hit",
+        "drop",
+    }
     heldout = generate("prompts", ROWS, 3, "heldout")
     for prompt in heldout:
         text, novelty = prompt.messages[0].content, prompt.columns["novelty"]  # type: ignore[union-attr]
@@ -103,7 +111,7 @@ def test_responses_are_short_and_understood_and_of_mixed_quality() -> None:
     assert max(sum(w.isalnum() for w in words(response)) for _, response in spoken) <= 16
     assert min(utility(*one) for one in spoken) > 0.0
     correct = sum(parts(*one)["correct"] for one in spoken) / len(spoken)
-    assert 0.6 < correct < 0.75
+    assert 0.7 < correct < 0.85
     assert sum(utility(*one) == 7.0 for one in spoken) > 200
 
 

@@ -1,6 +1,6 @@
 """PPO through its stage reaches the enumerated KL-constrained optimum, and the KL that it logs is the true one.
 
-The policy is a transformer of .2 M parameters, first fitted to the reference; its 1,296 sequences are then enumerated.
+The policy is the transformer of `bigram_transformer`.
 """
 
 import json
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from bigram_world import LENGTH, REF_LOGPS, REFERENCE, SEQUENCES, VOCAB, context_numbers, optimum, reward, standing
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from bigram_transformer import START, fitted, logps
+from bigram_world import LENGTH, REF_LOGPS, SEQUENCES, VOCAB, optimum, reward, standing
+from transformers import AutoModelForCausalLM
 
 from alignkit.actors import load_actors
 from alignkit.checkpoint import copy_parameters
@@ -24,7 +25,6 @@ from alignkit.stages import ppo
 
 BETA = 0.1
 RUNTIME = RuntimeOptions(trackers=[], device="cpu")
-START = "g"  # the start symbol is the prompt
 
 
 def bigram_reward(completions: list[Completion]) -> Scores:
@@ -32,49 +32,6 @@ def bigram_reward(completions: list[Completion]) -> Scores:
     sequences = torch.tensor([completion.ids for completion in completions])
     scores = torch.where((sequences < VOCAB).all(1), reward(sequences), -1.0)
     return Scores(total=tuple(scores.tolist()))
-
-
-def logps(model: LlamaForCausalLM) -> torch.Tensor:
-    """Log-probability of all 1,296 sequences in plain passes, the letters a to f alone being possible."""
-    rows = torch.cat([torch.full((len(SEQUENCES), 1), 6), SEQUENCES], 1)
-    with torch.no_grad():
-        distribution = model(rows[:, :-1]).logits[..., :6].double().log_softmax(-1)
-    return distribution.gather(2, SEQUENCES[..., None]).squeeze(2).sum(1)
-
-
-def fitted(folder: Path) -> Path:
-    """A transformer of .2 M parameters, fitted to the reference in every context."""
-    words = tiny.tokenizer("abcdef" + START)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=16,
-        bos_token_id=None,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.eos_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    assert 150_000 < model.num_parameters() < 250_000
-    prefixes = SEQUENCES[::VOCAB, :-1]  # [216, 3]: with the start symbol before them, every context of every token
-    rows = torch.cat([torch.full((len(prefixes), 1), 6), prefixes], 1)
-    target = REFERENCE[context_numbers(SEQUENCES)[::VOCAB]].softmax(-1).float()  # [216, 4, 6]
-    steps = 250
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        # Over all eight tokens, so that the start symbol and the end become improbable.
-        loss = -(target * model(rows).logits.log_softmax(-1)[..., :VOCAB]).sum(-1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

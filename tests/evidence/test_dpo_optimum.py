@@ -1,0 +1,66 @@
+"""DPO through its stage reaches the enumerated KL-constrained optimum from sampled rankings.
+
+The policy is the transformer of `bigram_transformer`. Labels are drawn with 8·r, so DPO with 8·β has the optimum of β.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from bigram_transformer import START, fitted, logps
+from bigram_world import REWARDS, SEQUENCES, optimum, total_variation
+from transformers import AutoModelForCausalLM
+
+from alignkit.config import build
+from alignkit.options.dpo import DpoConfig
+from alignkit.options.shared import RuntimeOptions
+from alignkit.runs import Run
+from alignkit.stages import dpo
+
+BETA, SHARPNESS, RANKED = 0.1, 8.0, 6
+RUNTIME = RuntimeOptions(trackers=[], device="cpu")
+
+
+def rankings(count: int, reference: torch.Tensor) -> list[str]:
+    """Plackett-Luce rankings of responses drawn from the reference [1296], as JSON lines."""
+    torch.manual_seed(0)
+    drawn = torch.multinomial(reference.exp(), count * RANKED, replacement=True).view(count, RANKED)
+    utilities = SHARPNESS * REWARDS[drawn] - torch.rand(drawn.shape, dtype=torch.float64).log().neg().log()
+    ranks = 1 + (utilities[:, None, :] > utilities[:, :, None]).sum(-1)
+    words = ["".join("abcdef"[letter] for letter in sequence) for sequence in SEQUENCES.tolist()]
+    return [
+        json.dumps({"prompt": START, "responses": [words[n] for n in row], "ranks": rank})
+        for row, rank in zip(drawn.tolist(), ranks.tolist(), strict=True)
+    ]
+
+
+def test_the_optimum(tmp_path: Path) -> None:
+    fitted(tmp_path / "reference")
+    before = logps(AutoModelForCausalLM.from_pretrained(tmp_path / "reference"))
+    (tmp_path / "rankings.jsonl").write_text("\n".join(rankings(6000, before)) + "\n")
+    options = {
+        "model": {"path": str(tmp_path / "reference"), "chat_template": "none", "eos_token": tiny.END},
+        "data": {"path": str(tmp_path / "rankings.jsonl"), "validation": 0},
+        "train": {"learning_rate": 1e-3, "batch_size": 64, "epochs": 2},
+        "beta": SHARPNESS * BETA,
+    }
+    settings = build(DpoConfig, options, "")
+    run = Run.open(tmp_path / "run", "dpo", settings, RUNTIME, id="test")
+    dpo.run(settings, RUNTIME, run)
+    after = logps(AutoModelForCausalLM.from_pretrained(run.model_dir))
+    best = BETA * float(torch.logsumexp(before + REWARDS / BETA, 0))
+
+    def gap(policy: torch.Tensor) -> float:
+        return best - float(policy.exp() @ (REWARDS - BETA * (policy - before)))
+
+    star = optimum(BETA)[0]
+    print(f"J* - J: {gap(before):.4f} -> {gap(after):.4f}; total variation {total_variation(after, star):.3f}")
+    assert -1e-6 < gap(after) < 0.05 * gap(before)
+    assert total_variation(after, star) < 0.15 < 0.5 < total_variation(before, star)
+    # The implicit reward is r up to a constant: slope 1 where the reference draws.
+    implicit, weight = BETA * (after - before), before.exp() / before.exp().sum()
+    deviation = REWARDS - weight @ REWARDS
+    slope = float((weight * deviation) @ implicit / ((weight * deviation) @ deviation))
+    assert slope == pytest.approx(1.0, abs=0.05)
