@@ -57,7 +57,9 @@ def main() -> None:
         "rows": cells,
         "reward": rewards,
     }
-    (ROOT / "benchmarks/results/quickstart_seeds.json").write_text(json.dumps(found, indent=1) + "\n")
+    path = ROOT / "benchmarks/results/quickstart_seeds.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run(seed: int, runs: Path) -> Path:
@@ -106,7 +108,9 @@ def picture(cells: Cells, path: Path) -> None:
             at = -place + 0.18 * ((len(cells["gold"][model]) - 1) / 2 - number)
             axes.errorbar(row["value"], at, xerr=ends, fmt="o", ms=4, lw=1.5, color=f"C{place}")
     axes.set_yticks([-place for place in range(len(MODELS))], list(MODELS.values()))
-    axes.set_xlabel("true utility of answers to held-out prompts (7 is perfect); a dot for each seed, 95 % intervals")
+    axes.set_xlabel("true utility of answers to held-out prompts, 7 is perfect: one dot a seed, 95 % intervals")
+    axes.xaxis.label.set_fontsize(9)
+    axes.set_ylim(-len(MODELS) + 0.5, 0.5)
     axes.set_xlim(0, 7)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -35,17 +35,19 @@ def fitted(folder: Path) -> Path:
     )
     model = LlamaForCausalLM(config)
     assert 150_000 < model.num_parameters() < 250_000
-    prefixes = SEQUENCES[::VOCAB, :-1]  # [216, 3]: with the start symbol before them, every context of every token
-    rows = torch.cat([torch.full((len(prefixes), 1), 6), prefixes], 1)
-    target = REFERENCE[context_numbers(SEQUENCES)[::VOCAB]].softmax(-1).float()  # [216, 4, 6]
-    whole = torch.cat([torch.full((len(SEQUENCES), 1), 6), SEQUENCES], 1)
+    # [216, 5]: the start symbol, three letters, one more. Their prefixes are every context of every token; after the
+    # fourth letter comes the end.
+    prefixes = SEQUENCES[::VOCAB, :-1]
+    rows = torch.cat([torch.full((len(prefixes), 1), 6), prefixes, torch.arange(len(prefixes))[:, None] % VOCAB], 1)
+    target = torch.zeros(*rows.shape, len(words))
+    target[:, :-1, :VOCAB] = REFERENCE[context_numbers(SEQUENCES)[::VOCAB]].softmax(-1).float()
+    target[:, -1, words.eos_token_id] = 1.0
     steps = 250
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        # Over all eight tokens, so that the start symbol and the end become improbable.
-        loss = -(target * model(rows).logits.log_softmax(-1)[..., :VOCAB]).sum(-1).mean()
-        loss = loss - model(whole).logits[:, -1].log_softmax(-1)[:, -1].mean()
+        # Over all eight tokens, so that the start symbol becomes improbable.
+        loss = -(target * model(rows).logits.log_softmax(-1)).sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
