@@ -205,7 +205,7 @@ def test_a_budget_below_the_longest_sequence_is_named(folder: Path, tmp_path: Pa
 
 def test_a_checkpoint_without_a_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "base", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
-    with pytest.raises(InputError, match=r"model\.path: .*bare'? .*tokenizer"):
+    with pytest.raises(InputError, match=r"model\.path: no tokenizer can be loaded from '.*bare'"):
         start(sft, tmp_path / "run", config(folder, model={"path": str(tmp_path / "bare")}))
 
 
