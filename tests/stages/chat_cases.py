@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -14,11 +14,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from alignkit import loop
 from alignkit.chat import ChatFormat
+from alignkit.config import Config, build
 from alignkit.data.tokenizer import train_tokenizer
+from alignkit.loop import Example
 from alignkit.models import load_tokenizer
 from alignkit.options.shared import RuntimeOptions
-from alignkit.records import Message
+from alignkit.prepare import ranked_sequences
+from alignkit.records import Comparison, Message
 from alignkit.runs import Run
+
+C = TypeVar("C", bound=Config)
 
 # ChatML that prints nothing after an answer's end: TRL trains whatever stands there, alignkit never does.
 TEMPLATE = (
@@ -110,6 +115,38 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> str:
     """The rows as JSON lines; returns the path as text."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def comparisons(rows: Sequence[dict[str, Any]]) -> list[Comparison]:
+    """Rows of `rankings` as records."""
+    return [
+        Comparison(
+            prompt=messages(row["prompt"]),
+            responses=tuple(messages(response) for response in row["responses"]),
+            ranks=tuple(row["ranks"]),
+            margins=tuple(row["margins"]) if "margins" in row else None,
+        )
+        for row in rows
+    ]
+
+
+def examples_of(base: Path, rows: Sequence[dict[str, Any]]) -> list[Example]:
+    """Rows of `rankings` as examples in the format of a checkpoint."""
+    return [*ranked_sequences(format_of(base), comparisons(rows))]
+
+
+def options_of(
+    kind: type[C], folder: Path, changes: dict[str, Any], learning_rate: float, batch_size: int, validation: int
+) -> C:
+    """A stage's options on `folder`/base and `folder`/data.jsonl, six steps and three checkpoints, with `changes`."""
+    train = {"learning_rate": learning_rate, "batch_size": batch_size, "steps": 6, "checkpoint_every": 2}
+    options = {
+        "model": {"path": str(folder / "base")},
+        "train": train,
+        "data": {"path": str(folder / "data.jsonl"), "validation": validation},
+    }
+    merged = {key: value | changes.get(key, {}) for key, value in options.items()}
+    return build(kind, changes | merged, "")
 
 
 def start(stage: Any, directory: Path, config: Any, runtime: RuntimeOptions = QUIET) -> Run:

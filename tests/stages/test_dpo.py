@@ -15,11 +15,11 @@ from chat_cases import (
     checkpoint,
     cut_after,
     demonstrations,
-    format_of,
+    examples_of,
     gradients,
     interrupted,
-    messages,
     metrics,
+    options_of,
     rankings,
     start,
     weights,
@@ -42,8 +42,6 @@ from alignkit.options.dpo import DpoConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import pack, sum_by_owner
-from alignkit.prepare import ranked_sequences
-from alignkit.records import Comparison
 from alignkit.runs import Run
 from alignkit.stages import dpo, sft
 from alignkit.stages.dpo import preference_objective, with_reference
@@ -59,27 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: Any) -> DpoConfig:
-    model = {"path": str(folder / "base")} | changes.pop("model", {})
-    train = {"learning_rate": 3e-3, "batch_size": 6, "steps": 6, "checkpoint_every": 2} | changes.pop("train", {})
-    data = {"path": str(folder / "data.jsonl"), "validation": 8} | changes.pop("data", {})
-    return build(DpoConfig, {"model": model, "train": train, "data": data} | changes, "")
+    return options_of(DpoConfig, folder, changes, 3e-3, 6, 8)
 
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Any:
     return start(dpo, folder / "whole", config(folder))
-
-
-def examples_of(folder: Path, rows: list[dict[str, Any]]) -> list[Example]:
-    records = [
-        Comparison(
-            prompt=messages(row["prompt"]),
-            responses=tuple(messages(response) for response in row["responses"]),
-            ranks=tuple(row["ranks"]),
-        )
-        for row in rows
-    ]
-    return [*ranked_sequences(format_of(folder), records)]
 
 
 def against(reference: Path, examples: list[Example], directory: Path, settings: DpoConfig) -> list[Example]:

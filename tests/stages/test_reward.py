@@ -11,11 +11,12 @@ from chat_cases import (
     assert_equal_gradients,
     assert_equal_runs,
     checkpoint,
+    examples_of,
     format_of,
     gradients,
     interrupted,
-    messages,
     metrics,
+    options_of,
     rankings,
     start,
     weights,
@@ -28,13 +29,10 @@ from trl import RewardConfig as TrlConfig
 from trl import RewardTrainer
 
 from alignkit.batches import rows_of
-from alignkit.config import build
 from alignkit.loop import Example
 from alignkit.objective import accumulate
 from alignkit.options.reward import RewardConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.prepare import ranked_sequences
-from alignkit.records import Comparison
 from alignkit.runs import read_metrics
 from alignkit.scorer import Scorer, load_scorer, save_scorer
 from alignkit.stages import reward
@@ -50,31 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: Any) -> RewardConfig:
-    model = {"path": str(folder / "base")} | changes.pop("model", {})
-    train = {"learning_rate": 3e-3, "batch_size": 6, "steps": 6, "checkpoint_every": 2} | changes.pop("train", {})
-    data = {"path": str(folder / "data.jsonl"), "validation": 8} | changes.pop("data", {})
-    return build(RewardConfig, {"model": model, "train": train, "data": data} | changes, "")
+    return options_of(RewardConfig, folder, changes, 3e-3, 6, 8)
 
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Any:
     return start(reward, folder / "whole", config(folder))
-
-
-def comparisons(rows: list[dict[str, Any]]) -> list[Comparison]:
-    return [
-        Comparison(
-            prompt=messages(row["prompt"]),
-            responses=tuple(messages(response) for response in row["responses"]),
-            ranks=tuple(row["ranks"]),
-            margins=tuple(row["margins"]) if "margins" in row else None,
-        )
-        for row in rows
-    ]
-
-
-def examples_of(folder: Path, rows: list[dict[str, Any]]) -> list[Example]:
-    return [*ranked_sequences(format_of(folder / "base"), comparisons(rows))]
 
 
 def plain_scores(classifier: Any, example: Example) -> Tensor:
@@ -126,7 +105,7 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, famil
     objective = ranking_objective(0.5 if extra == "margin" else 0.0, 0.3 if extra == "centring" else 0.0)
     for budget in (4096, 150):
         scorer.zero_grad()
-        batches = rows_of(examples_of(folder, rows), budget)
+        batches = rows_of(examples_of(folder / "base", rows), budget)
         assert (len(batches) > 2) == (budget == 150)
         assert accumulate(scorer, batches, objective, backward=True)["loss"] == pytest.approx(loss.item(), rel=1e-6)
         if extra == "centring":
@@ -143,7 +122,7 @@ def test_a_ranking_weighs_one_over_its_untied_pairs(folder: Path, tmp_path: Path
     drawn = rankings(40)
     rows = [*drawn[:4], next(row for row in drawn if len(row["ranks"]) == 9)]
     assert any(len(set(row["ranks"])) < len(row["ranks"]) for row in rows)
-    examples = examples_of(folder, rows)
+    examples = examples_of(folder / "base", rows)
     scorer = load_scorer(ModelOptions(path=str(folder / "base")), seed=5)
     save_scorer(scorer, format_of(folder / "base"), tmp_path / "scorer")
     classifier: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer", dtype=torch.float32)
@@ -167,7 +146,7 @@ def test_a_ranking_weighs_one_over_its_untied_pairs(folder: Path, tmp_path: Path
 
 def test_held_out_metrics_are_those_of_plain_counting(folder: Path, tmp_path: Path) -> None:
     rows = rankings(6, seed=11)
-    examples = examples_of(folder, rows)
+    examples = examples_of(folder / "base", rows)
     scorer = load_scorer(ModelOptions(path=str(folder / "base")), seed=5)
     scorer.head.bias.data.fill_(3.0)
     save_scorer(scorer, format_of(folder / "base"), tmp_path / "scorer")
@@ -257,7 +236,7 @@ def test_an_artifact_reloads_to_the_same(folder: Path, tmp_path: Path, how: str)
     if how == "4bit":
         pytest.importorskip("bitsandbytes")
     scorer, artifact = trained(tmp_path / "run", config(folder, model=options[how]))
-    sequences = [sequence for example in examples_of(folder, rankings(4, seed=12)) for sequence in example]
+    sequences = [sequence for example in examples_of(folder / "base", rankings(4, seed=12)) for sequence in example]
     expected = reward.score(scorer, sequences, 4096)
     assert scorer.mean != 0 and scorer.deviation != 1
     four = {"load_in_4bit": True, "adapter": "continue"} if how == "4bit" else {}
@@ -292,7 +271,7 @@ def metrics_of(directory: Path) -> list[dict[str, Any]]:
 def test_a_lost_head_is_noticed(folder: Path, tmp_path: Path) -> None:
     scorer = load_scorer(ModelOptions(path=str(folder / "base")), seed=5)
     save_scorer(scorer, format_of(folder / "base"), tmp_path / "scorer")
-    example = examples_of(folder, rankings(1, seed=3))
+    example = examples_of(folder / "base", rankings(1, seed=3))
     check_reload(scorer, tmp_path / "scorer", example, 4096)
     (tmp_path / "scorer" / "head.safetensors").unlink()
     with pytest.raises(RuntimeError, match="saved scores differ"):

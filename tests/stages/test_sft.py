@@ -17,6 +17,7 @@ from chat_cases import (
     interrupted,
     messages,
     metrics,
+    options_of,
     start,
     weights,
     write,
@@ -29,7 +30,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from alignkit.batches import rows_of
-from alignkit.config import InputError, build
+from alignkit.config import InputError
 from alignkit.models import Policy, load_policy
 from alignkit.objective import accumulate
 from alignkit.options.sft import SftConfig
@@ -47,10 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path, **changes: Any) -> SftConfig:
-    model = {"path": str(folder / "base")} | changes.pop("model", {})
-    train = {"learning_rate": 5e-3, "batch_size": 8, "steps": 6, "checkpoint_every": 2} | changes.pop("train", {})
-    data = {"path": str(folder / "data.jsonl"), "validation": 6} | changes.pop("data", {})
-    return build(SftConfig, {"model": model, "train": train, "data": data} | changes, "")
+    return options_of(SftConfig, folder, changes, 5e-3, 8, 6)
 
 
 @pytest.fixture(scope="module")
