@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.chat import ChatFormat
     from alignkit.generate import rollout
-    from alignkit.loop import Objective, Sums, fit, update
-    from alignkit.models import Policy, load_policy, load_tokenizer, save_policy
+    from alignkit.loop import Objective, Sums, fit, make_optimizer, update
+    from alignkit.models import load_policy, load_tokenizer, save_policy
     from alignkit.options.shared import LoraOptions, ModelOptions, TrainOptions
     from alignkit.packing import TokenSequence, TrieBatch, pack, sum_by_owner
+    from alignkit.policy import Policy
     from alignkit.scorer import Scorer, load_scorer, save_scorer
 
 _HOMES = {
     "chat": ("ChatFormat",),
     "generate": ("rollout",),
-    "loop": ("Objective", "Sums", "fit", "update"),
-    "models": ("Policy", "load_policy", "load_tokenizer", "save_policy"),
+    "loop": ("Objective", "Sums", "fit", "make_optimizer", "update"),
+    "models": ("load_policy", "load_tokenizer", "save_policy"),
     "options.shared": ("LoraOptions", "ModelOptions", "TrainOptions"),
     "packing": ("TokenSequence", "TrieBatch", "pack", "sum_by_owner"),
+    "policy": ("Policy",),
     "scorer": ("Scorer", "load_scorer", "save_scorer"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -38,6 +40,7 @@ __all__ = [
     "load_policy",
     "load_scorer",
     "load_tokenizer",
+    "make_optimizer",
     "pack",
     "rollout",
     "save_policy",

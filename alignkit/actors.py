@@ -1,7 +1,5 @@
 """Opens what on-policy training needs: policy, reference, critic, reward, prompts. It knows no algorithm."""
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +9,17 @@ from accelerate import Accelerator
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.load import load_data
-from alignkit.models import Policy, load_policy, load_tokenizer, save_policy
+from alignkit.models import load_tokenizer, save_policy
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import LoraOptions, RuntimeOptions
+from alignkit.policy import Policy
 from alignkit.prepare import Setting, open_setting
+from alignkit.prompts import fitting
 from alignkit.records import Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from alignkit.scorer import Scorer, load_scorer
+from alignkit.scorer import Scorer
 from reward_models.functions import Reward
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,6 @@ class Actors:
     def save(self, directory: Path) -> None:
         """Write the policy as an artifact that plain `from_pretrained` loads."""
         save_policy(self.policy, self.format, directory)
-        self.format.save(directory, self.policy.model)
 
 
 def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Actors:
@@ -56,15 +53,14 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
     device, precision, format = setting.accelerator.device, setting.precision, setting.format
     prompts, validation, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
-    prompts, validation = (fitting(part, format, config) for part in (prompts, validation))
+    prompts, validation = (fitting(part, [format], config, runtime.token_budget) for part in (prompts, validation))
     drawn, processes = config.train.batch_size // config.samples, setting.accelerator.num_processes
     if not prompts or drawn < processes:
         raise InputError(
             f"ppo: {len(prompts)} prompts, {drawn} of them in an update, for {processes} processes: "
             "give more prompts, a larger train.batch_size, or fewer processes"
         )
-    policy = load_policy(config.model, device=device, precision=precision, seed=config.seed).eval()
-    setting.ready(policy.model, config.model)
+    policy = setting.policy(config.model, config.seed).eval()
     if reward is None:
         reward = build_reward(
             config.reward,
@@ -100,15 +96,8 @@ def load_critic(config: PpoConfig, setting: Setting) -> Scorer:
             options = options.model_copy(update={"path": source.path})
         elif init == "reward":
             raise InputError(f"critic.init: reward: {source.path} has another tokenizer than {options.path}; use zero")
-    critic = load_scorer(
-        options,
-        device=setting.accelerator.device,
-        precision=setting.precision,
-        seed=config.seed + 1,
-        zero_head=True,
-    )
+    critic = setting.scorer(options, config.seed + 1, zero_head=True)
     if options.path == config.model.path:
-        setting.ready(critic.model, options)
         return critic
     if source.normalised:
         critic.fold_normalisation()
@@ -116,24 +105,3 @@ def load_critic(config: PpoConfig, setting: Setting) -> Scorer:
         critic.head.weight *= source.scale
         critic.head.bias *= source.scale
     return critic
-
-
-def fitting(prompts: Sequence[Prompt], format: ChatFormat, config: PpoConfig) -> list[Prompt]:
-    """The prompts that leave room for max_new_tokens within data.max_length. Raises InputError for one that does not,
-    where over_long is `error`."""
-    room = config.data.max_length - config.max_new_tokens
-    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
-    kept = [prompt for prompt, context in zip(prompts, contexts, strict=True) if len(context) <= room]
-    if len(kept) == len(prompts):
-        return kept
-    over = next(n for n, context in enumerate(contexts) if len(context) > room)
-    lost = len(prompts) - len(kept)
-    told = f"{lost} of {len(prompts)} prompts leave no room for max_new_tokens {config.max_new_tokens}"
-    text = prompts[over].messages[-1].content[:60]
-    if config.data.over_long != "skip":
-        raise InputError(
-            f"data.max_length {config.data.max_length}: {told}; the first, {text!r}, "
-            f"has {len(contexts[over])} tokens. Raise data.max_length, or set data.over_long: skip"
-        )
-    logger.warning(f"{told}: skipped")
-    return kept

@@ -127,9 +127,9 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Talk to a model; an empty line or Ctrl-D ends it."""
-    folder = artifact_of(model, read_record(model))
+    folder = artifact_of(model, read_record(model) if model.is_dir() else None)
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no model; `alignkit show` lists the runs there are")
+        raise InputError(f"{folder}: there is no model, which is a folder; `alignkit show` lists the runs there are")
     talk = import_module("alignkit.talk")  # imports torch
     conversation = talk.open_conversation(str(folder), system, max_new_tokens, temperature, seed)
     if prompt is None:

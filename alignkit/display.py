@@ -19,8 +19,8 @@ WIDTH = 160
 
 
 def console() -> Console:
-    """Standard output; wide where it is a file or a pipe, so that no cell is cut."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+    """Standard output, every text as it is; wide where it is a file or a pipe, so that no cell is cut."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
@@ -40,21 +40,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     console().print(table)
 
 
-def number(value: Any) -> str:
-    """A number in about four figures; nothing for None."""
+def number(value: Any, figures: int = 4) -> str:
+    """A number in about that many figures; nothing for None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else str(value)
-    if isinstance(value, int) or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.{figures}g}"
 
 
-def seconds_of(record: RunRecord) -> str:
-    """How long the last start took, from the record's own times."""
+def seconds_of(record: RunRecord) -> float | None:
+    """How long the last start took, by the record's own times."""
     if record.started is None or record.ended is None:
-        return ""
-    spent = (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)).total_seconds()
-    return f"{spent:,.0f} s"
+        return None
+    return (datetime.fromisoformat(record.ended) - datetime.fromisoformat(record.started)).total_seconds()
 
 
 def headline(metrics: Mapping[str, Any], most: int = 6) -> str:
@@ -73,7 +70,9 @@ def runs_table(rows: Sequence[tuple[str, str, RunRecord | None]]) -> None:
         memory = "" if record.peak_memory_bytes is None else f"{record.peak_memory_bytes / 2**30:.2f} GiB"
         speed = number(record.throughput.get("examples_per_second"))
         said = record.error if record.status == "failed" and record.error else headline(record.metrics)
-        cells.append([name, state, record.id[:8], seconds_of(record), speed, memory, said])
+        seconds = seconds_of(record)
+        time = "" if seconds is None else f"{seconds:,.0f} s"
+        cells.append([name, state, record.id[:8], time, speed, memory, said])
     print_table(["stage", "state", "id", "time", "examples/s", "memory", "metrics"], cells)
 
 

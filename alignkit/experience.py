@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from alignkit.chat import ChatFormat
-from alignkit.models import Policy
 from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.policy import Policy
 from alignkit.records import Completion
 from alignkit.scorer import Scorer
 

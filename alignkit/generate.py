@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from alignkit.chat import ChatFormat
-from alignkit.models import Policy
+from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
 
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -77,6 +77,30 @@ def write_record(directory: Path, record: RunRecord) -> None:
     atomic_write(directory / "run.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
+def aside(directory: Path, id: str) -> Path:
+    """Where a run goes when one of another id takes its directory."""
+    return directory.with_name(f"{directory.name}.{id[:8]}")
+
+
+def standing(part: Path, user: Path) -> Path:
+    """Where `part`, a folder of a run that the artifact `user` was made from, lies now: runs are set aside and moved.
+
+    A folder of no parent run is returned as it is. Raises InputError where that run is gone.
+    """
+    run = user.resolve().parent
+    record = read_record(run)
+    known = [folder for folder in part.parents if record is not None and folder.name in record.parents]
+    if record is None or not known:
+        return part
+    id = record.parents[known[0].name]
+    for place in (known[0], run.parent / known[0].name):
+        for directory in (place, aside(place, id)):
+            found = read_record(directory)
+            if found is not None and found.id == id:
+                return directory / part.relative_to(known[0])
+    raise InputError(f"{user} was made from the run {id[:8]} of {known[0]}, which is neither there nor beside {run}")
+
+
 # ------------------------------------------------------------------------------------------------------------ files
 
 

@@ -5,7 +5,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -139,7 +138,7 @@ class _Training:
         self.resume()
         self.model.train()
         if self.state.step == 0:
-            self.report_precision()
+            self.log(0, {"lost_updates": lost_updates(self.optimizer)})
             if self.validates:
                 self.validate()
         title = self.run.directory.name if self.run else "training"
@@ -213,16 +212,6 @@ class _Training:
 
     def stopped(self) -> bool:
         return self.options.patience is not None and self.state.stale >= self.options.patience
-
-    def report_precision(self) -> None:
-        share = lost_updates(self.optimizer)
-        self.log(0, {"lost_updates": share})
-        if share > 0.1 and self.main:
-            warnings.warn(
-                f"{share:.0%} of the weights would not move: a step of {self.options.learning_rate:g} is below half "
-                "their last place. Hold trained weights in float32",
-                stacklevel=2,
-            )
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.run is not None:

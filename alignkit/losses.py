@@ -121,8 +121,8 @@ def ranking_pairs(ranks: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """
     same = (group[:, None] == group[None, :]) & (group >= 0)[:, None]
     better, worse = torch.nonzero(same & (ranks[:, None] < ranks[None, :]), as_tuple=True)
-    pairs_of = (group[better][:, None] == group[better][None, :]).sum(1)
-    return better, worse, 1.0 / pairs_of.to(torch.float32)
+    ranking = group[better]
+    return better, worse, 1.0 / torch.bincount(ranking)[ranking].to(torch.float32)
 
 
 def policy_clip(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:

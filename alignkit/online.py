@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.optimize import lost_updates
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
@@ -78,6 +79,8 @@ class _Loop:
         self.resume()
         last: dict[str, float] = {}
         if self.state.update == 0:
+            optimizers = {name: optimizer for name, (_, optimizer) in self.online.models.items()}
+            self.run.log(0, {f"{name}/lost_updates": lost_updates(one) for name, one in optimizers.items()})
             self.validate()
         with progress(self.run.directory.name, self.total, shown=self.accelerator.is_main_process) as advance:
             while self.state.update < self.total and not self.stopped():

@@ -1,6 +1,7 @@
 """One optimizer step: AdamW's groups, schedule, all-reduce, clipping. It knows no loss, no data and no run."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -123,11 +124,12 @@ def _buckets(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 @torch.no_grad()
-def lost_updates(optimizer: Optimizer, sample: int = 65_536) -> float:
+def lost_updates(optimizer: Optimizer, sample: int = 8_192) -> float:
     """The share of trained weights that a step of one learning rate leaves where they are.
 
     AdamW moves a weight by about its learning rate; below half a unit in the last place the sum rounds back. Near 0
-    in float32, near 1 for bfloat16 weights at 5e-7. Estimated on at most `sample` evenly spread weights a tensor.
+    in float32, near 1 for bfloat16 weights at 5e-7. Estimated on at most `sample` evenly spread weights a tensor;
+    warns above a tenth.
     """
     lost, seen = 0, 0
     for group in optimizer.param_groups:
@@ -140,4 +142,11 @@ def lost_updates(optimizer: Optimizer, sample: int = 65_536) -> float:
             scale = p.numel() / len(weights)
             lost += scale * int((half_ulp > group["lr"]).sum())
             seen += p.numel()
-    return lost / max(1, seen)
+    share = lost / max(1, seen)
+    if share > 0.1:
+        warnings.warn(
+            f"{share:.0%} of the weights would not move: a step of {optimizer.param_groups[0]['lr']:g} is below half "
+            "their last place. Hold trained weights in float32",
+            stacklevel=2,
+        )
+    return share

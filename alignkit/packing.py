@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from alignkit.config import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
@@ -94,11 +96,11 @@ def pack(sequences: Sequence[TokenSequence], budget: int, *, share: bool = True)
 
     A group stays in one row unless it exceeds the budget alone; it is then spread, its prefix repeated.
     With `share=False` no prefix is merged (for comparison only). Sequence n of the list is owner n.
-    Raises ValueError for a sequence longer than the budget.
+    Raises InputError for a sequence longer than the budget.
     """
     for n, sequence in enumerate(sequences):
         if len(sequence.ids) > budget:
-            raise ValueError(
+            raise InputError(
                 f"sequence {n} has {len(sequence.ids)} tokens, more than the token budget {budget}: "
                 "raise runtime.token_budget or shorten it (data.max_length)"
             )

@@ -10,15 +10,16 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat import ChatFormat, fit_length
-from alignkit.chat.tokens import extend_embeddings
 from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.loop import FitResult, make_accelerator
-from alignkit.models import load_tokenizer
+from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.packing import TokenSequence
+from alignkit.policy import Policy
 from alignkit.records import Comparison, Record
 from alignkit.runs import Run
+from alignkit.scorer import Scorer, load_scorer
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
@@ -28,6 +29,8 @@ R = TypeVar("R", bound=Record)
 class Setting:
     """How a stage's model is spoken to, and where it runs."""
 
+    path: str
+    """The model that the format is of: it alone lacks the tokens that the format brought."""
     format: ChatFormat
     accelerator: Accelerator
     activation_checkpointing: bool
@@ -37,25 +40,41 @@ class Setting:
         """Of the frozen weights."""
         return "bf16" if self.accelerator.mixed_precision == "bf16" else "float32"
 
-    def ready(self, model: PreTrainedModel, options: ModelOptions) -> None:
-        """Activation checkpointing where asked, and embedding rows for special tokens that the template brought."""
+    def policy(self, options: ModelOptions, seed: int) -> Policy:
+        """The policy that a stage trains."""
+        policy = load_policy(options, seed=seed, **self._held(options))
+        self._save_memory(policy.model)
+        return policy
+
+    def scorer(self, options: ModelOptions, seed: int, *, zero_head: bool = False) -> Scorer:
+        """The scorer that a stage trains."""
+        scorer = load_scorer(options, seed=seed, zero_head=zero_head, **self._held(options))
+        self._save_memory(scorer.model)
+        return scorer
+
+    def _held(self, options: ModelOptions) -> dict[str, Any]:
+        format = self.format if options.path == self.path else None
+        return {"device": self.accelerator.device, "precision": self.precision, "format": format}
+
+    def _save_memory(self, model: PreTrainedModel) -> None:
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        if not self.format.new_ids:
-            return
-        if options.lora is not None:
-            raise InputError(
-                f"model.chat_template: {options.chat_template!r} adds tokens to {options.path}, which LoRA leaves "
-                "untrained; train this stage without lora, or use chat_template: none"
-            )
-        extend_embeddings(model, self.format.tokenizer, self.format.new_ids)
 
 
 def open_setting(options: ModelOptions, runtime: RuntimeOptions) -> Setting:
     """The accelerator, and the format of the model that `options` names. Raises InputError."""
-    tokenizer = load_tokenizer(options.path)
-    format = ChatFormat.load(tokenizer, options.chat_template, options.eos_token, options.template_kwargs)
-    return Setting(format, make_accelerator(runtime), runtime.activation_checkpointing)
+    return Setting(options.path, load_format(options), make_accelerator(runtime), runtime.activation_checkpointing)
+
+
+def load_format(options: ModelOptions) -> ChatFormat:
+    """How the model that `options` names is spoken to. Raises InputError."""
+    return ChatFormat.load(
+        load_tokenizer(options.path),
+        options.chat_template,
+        options.eos_token,
+        options.template_kwargs,
+        on_unrendered=options.on_unrendered,
+    )
 
 
 def load_examples(
@@ -69,8 +88,9 @@ def load_examples(
 ) -> tuple[list[list[TokenSequence]], list[list[TokenSequence]], list[R]]:
     """Training and validation examples within data.max_length, and the validation records that were kept.
 
-    What was skipped or cut is logged as data/skipped and data/truncated, unknown tokens as data/unknown_tokens.
-    Raises InputError.
+    What was skipped or cut is logged as data/skipped and data/truncated (rankings whole, turns of a conversation one
+    by one), unknown tokens as data/unknown_tokens, what the token contract met as data/unrendered,
+    data/unextended_turns, data/thinking_off, data/merged_boundaries and data/control_text. Raises InputError.
     """
     train, validation, sources = load_data(options, kind, seed)
     run.add_data(sources)
@@ -78,13 +98,14 @@ def load_examples(
     bos = setting.format.tokenizer.bos_token_id
 
     def examples(records: Sequence[R]) -> list[tuple[R, list[TokenSequence]]]:
-        fitted = fit_examples(tokenize(records), options, budget, bos, counts)
+        fitted = fit_examples(tokenize(records), options, budget, bos, counts, alike=issubclass(kind, Comparison))
         return [(record, example) for record, example in zip(records, fitted, strict=True) if example is not None]
 
     kept, held_out = examples(train), examples(validation)
     if not kept:
         raise InputError(f"data: none of {len(train)} training records is left; look at data.max_length and over_long")
     counts += _unknown_tokens(setting.format.tokenizer, [sequence for _, example in kept for sequence in example])
+    counts += _contract_counts(setting.format)
     run.log(
         0, {"data/train": len(kept), "data/validation": len(held_out), **{f"data/{k}": n for k, n in counts.items()}}
     )
@@ -103,17 +124,40 @@ def _unknown_tokens(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Toke
     return Counter({"unknown_tokens": count} if count else {})
 
 
+def _contract_counts(format: ChatFormat) -> Counter[str]:
+    """What the token contract met in the data; said aloud where something is not learnt for it."""
+    names = ("unextended_turns", "thinking_off", "merged_boundaries", "control_text")
+    counts = Counter({name: format.counts[name] for name in names})
+    counts["unrendered"] = sum(n for part, n in format.counts.items() if part.startswith("unrendered"))
+    if counts["unrendered"]:
+        logger.warning(f"data: the chat template leaves out {counts['unrendered']:,} parts of messages")
+    if counts["unextended_turns"]:
+        logger.warning(
+            f"data: {counts['unextended_turns']:,} of {format.counts['sequences']:,} answers have weight 0: the chat "
+            "template prints them differently once the conversation goes on"
+        )
+    return counts
+
+
 def fit_examples(
     examples: Sequence[Sequence[TokenSequence]],
     options: DataOptions,
     budget: int,
     bos_id: int | None,
     counts: Counter[str],
+    *,
+    alike: bool = True,
 ) -> list[list[TokenSequence] | None]:
-    """Each example within data.max_length, or None where it is skipped. Raises InputError where one exceeds the
-    token budget: runtime options must not change what is trained."""
-    limit, over_long = options.max_length, options.over_long
-    fitted = [fit_length(example, limit, over_long, bos_id=bos_id, counts=counts) for example in examples]
+    """Each example within data.max_length, or None where it is skipped. With `alike` (a ranking) its sequences are
+    kept or skipped together and cut alike; else (the turns of a conversation) each by itself. Raises InputError where
+    one exceeds the token budget: runtime options must not change what is trained."""
+
+    def fit(example: Sequence[TokenSequence]) -> list[TokenSequence] | None:
+        parts = [example] if alike else [[sequence] for sequence in example]
+        fitted = [fit_length(p, options.max_length, options.over_long, bos_id=bos_id, counts=counts) for p in parts]
+        return [sequence for part in fitted for sequence in part or ()] or None
+
+    fitted = [fit(example) for example in examples]
     longest = max((len(sequence.ids) for example in fitted if example for sequence in example), default=0)
     if longest > budget:
         raise InputError(

@@ -10,6 +10,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from alignkit.display import number
+
 Advance = Callable[[int, dict[str, float]], None]
 """(steps done so far, numbers to show): called after each step."""
 
@@ -51,9 +53,7 @@ def _lines(title: str, total: int) -> Advance:
 
 
 def _text(numbers: dict[str, float]) -> str:
-    return "  ".join(
-        f"{name} {value:,.0f}" if abs(value) >= 100 else f"{name} {value:.4g}" for name, value in numbers.items()
-    )
+    return "  ".join(f"{name} {number(value)}" for name, value in numbers.items())
 
 
 def peak_memory_bytes(device: torch.device | None = None) -> int:

@@ -19,7 +19,7 @@ from reward_models import world
 from reward_models.functions import Reward, from_function, scaled
 from reward_models.learned import learned
 from reward_models.lexicon import lexicon, read_lexicon
-from reward_models.rules import RULES
+from reward_models.rules import RULES, length, pattern
 
 
 def build_reward(
@@ -36,12 +36,11 @@ def build_reward(
     elif source.kind == "world":
         reward = world.reward
     elif source.kind == "rules":
-        assert source.rule is not None, "RewardSource checks it"
-        reward = RULES[source.rule](source.answer_column)
+        reward = _rule(source)
     elif source.kind == "lexicon":
         reward = lexicon(None if source.path is None else read_lexicon(source.path))
     else:
-        reward = from_function(_function(str(source.path), allow_code))
+        reward = from_function(_function(str(source.path), allow_code), source.conversational)
     return scaled(reward, source.scale, source.clip)
 
 
@@ -52,11 +51,13 @@ def learned_reward(
     precision: Literal["float32", "bf16"],
     token_budget: int,
 ) -> Reward:
-    """The reward model in an artifact. Completions are rendered and tokenized its own way, not the policy's."""
+    """The reward model in an artifact. Completions are rendered and tokenized its own way, not the policy's; what its
+    template leaves out of one is said once, and counted."""
     if not (Path(path) / HEAD_FILE).is_file():
         raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
     scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
-    return learned(scores_of(scorer, ChatFormat.load(load_tokenizer(path)), token_budget, normalised))
+    format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
+    return learned(scores_of(scorer, format, token_budget, normalised))
 
 
 def scores_of(
@@ -78,6 +79,15 @@ def scores_of(
         return result
 
     return score
+
+
+def _rule(source: RewardSource) -> Reward:
+    if source.pattern is not None:
+        return pattern(source.pattern)
+    if source.length is not None:
+        return length(source.length)
+    assert source.rule is not None, "RewardSource checks it"
+    return RULES[source.rule](source.answer_column)
 
 
 def _function(path: str, allow_code: bool) -> Callable[..., Sequence[float | None]]:

@@ -130,18 +130,6 @@ def _alone(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FixedKL:
-    """A KL coefficient that stays."""
-
-    coef: float
-    """Reward lost per nat of KL to the reference."""
-
-    def update(self, kl: float, samples: int) -> "FixedKL":
-        """The state after a step, unchanged."""
-        return self
-
-
-@dataclass(frozen=True)
 class AdaptiveKL:
     """A KL coefficient steered towards a target KL by a proportional controller (Ziegler et al. 2019, §2.2)."""
 

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignkit.chat import ChatFormat
-from alignkit.models import load_model, save_model
+from alignkit.models import HEAD_FILE, load_model, save_model
 from alignkit.options.shared import ModelOptions
 from alignkit.packing import TrieBatch
 from alignkit.trunk import run_trunk, trunk_of
 
 logger = logging.getLogger(__name__)
-HEAD_FILE = "head.safetensors"
 
 
 class Scorer(nn.Module):
@@ -77,6 +76,7 @@ def load_scorer(
     trainable: bool = True,
     seed: int = 0,
     zero_head: bool = False,
+    format: ChatFormat | None = None,
 ) -> Scorer:
     """A scorer from its artifact, or a new head on any checkpoint.
 
@@ -84,7 +84,7 @@ def load_scorer(
     """
     head = Path(options.path) / HEAD_FILE
     with _no_load_report(head.is_file()):
-        model, adapted, tries = load_model(options, device, precision, trainable, seed)
+        model, adapted, tries = load_model(options, device, precision, trainable, seed, format)
     model.set_output_embeddings(nn.Identity())
     scorer = Scorer(model, adapted, tries).to(torch.device(device))
     if head.is_file():

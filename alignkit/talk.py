@@ -6,8 +6,9 @@ import torch
 
 from alignkit.chat import ChatFormat
 from alignkit.generate import rollout
-from alignkit.models import Policy, load_policy, load_tokenizer
+from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import ModelOptions
+from alignkit.policy import Policy
 from alignkit.records import Completion, Message, Prompt
 
 
@@ -44,7 +45,7 @@ def open_conversation(
     """Load a model folder to talk to. Raises InputError where it is none, or has no chat template."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16" if device == "cuda" else "float32"
-    format = ChatFormat.load(load_tokenizer(path))
+    format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
     policy = load_policy(ModelOptions(path=path), device=device, precision=precision, trainable=False)
     said = [] if system is None else [Message(role="system", content=system)]
     return Conversation(policy.eval(), format, max_new_tokens, temperature, seed, said)

@@ -41,8 +41,8 @@ def count(batch):  # how many of each the step holds, in its own unit: here pair
 
 
 def main(model: str, output: str, template: str | None = None, steps: int = 20) -> list[dict[str, float]]:
-    policy = load_policy(ModelOptions(path=model, lora=LoraOptions(r=8)))
     format = ChatFormat.load(load_tokenizer(model), template)
+    policy = load_policy(ModelOptions(path=model, lora=LoraOptions(r=8)), format=format)
     optimizer = make_optimizer(policy, TrainOptions(learning_rate=2e-3))
     history, sequences = [], []
     for group, (prompt, *answers) in enumerate(PAIRS):

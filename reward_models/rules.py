@@ -67,7 +67,7 @@ def length(target: int, tolerance: int = 0) -> Reward:
 
 
 RULES: dict[str, Callable[[str], Reward]] = {"exact_match": exact_match, "contains": contains, "number": number}
-"""The rules that a recipe names, each made from the column with the reference answer."""
+"""The rules that compare with a reference answer, each made from the column that holds it."""
 
 
 def last_number(text: str) -> Decimal | None:

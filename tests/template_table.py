@@ -121,6 +121,8 @@ def page() -> str:
             "cell passes, or is refused before anything is trained, with its reason. *Without thinking*: a turn",
             "without reasoning is rendered with `enable_thinking=False`, since the template otherwise begins each",
             "answer with an open `<think>`; set it in `template_kwargs` so that prompts are written that way too.",
+            "With `model.on_unrendered: warn` what a template leaves out is counted instead of refused, as it always",
+            "is where a reward model scores what a policy sampled.",
             "Written by `python tests/template_table.py`, compared by `tests/test_chat.py`.",
             "",
             f"| template | end of turn | {' | '.join(kinds)} |",

@@ -9,9 +9,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alignkit.attention import NAME, trie_attention, trie_layout
-from alignkit.models import Policy
 from alignkit.packing import TrieBatch, pack, paths
+from alignkit.policy import Policy
+from alignkit.scorer import Scorer
 from alignkit.selfcheck import sample_batch, why_not_tries
+from alignkit.trunk import trunk_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 128,
@@ -80,15 +82,40 @@ def separate_logps(plain: PreTrainedModel, batch: TrieBatch) -> Tensor:
     return result
 
 
-def assert_equal_passes(policy: Policy, plain: PreTrainedModel, batch: TrieBatch) -> None:
-    ours, theirs = policy(batch).logps, separate_logps(plain, batch)
+def separate_scores(plain: PreTrainedModel, scorer: Scorer, batch: TrieBatch) -> Tensor:
+    """[O + E] scores at each sequence's end, then values at each entry's source, from one plain pass per sequence."""
+    ends = torch.zeros(len(batch.last))
+    values = torch.zeros(len(batch.entry))
+    for owner, path in enumerate(paths(batch)):
+        states = trunk_of(plain)(input_ids=batch.ids[path][None], use_cache=False).last_hidden_state[0]
+        scores = states @ scorer.head.weight.detach()[0] + scorer.head.bias.detach()
+        mine = torch.nonzero(batch.owner == owner).flatten()
+        ends = ends.index_put((torch.tensor([owner]),), scores[-1:])
+        values = values.index_put((mine,), scores[batch.positions[batch.source[mine]]])
+    return torch.cat([ends, values])
+
+
+def assert_equal_passes(tries: bool, ours: PreTrainedModel, plain: PreTrainedModel) -> None:
+    """Log-probabilities, scores and values, and the gradients of a random mixture of each."""
+    batch = sample_batch()
+    policy, scorer = Policy(ours, tries=tries), Scorer(ours, tries=tries)
+    torch.nn.init.normal_(scorer.head.weight)
+    assert_equal(policy(batch).logps, separate_logps(plain, batch), ours, plain)
+    scores = torch.cat([scorer(batch, "last"), scorer(batch, "source")])
+    assert_equal(scores, separate_scores(plain, scorer, batch), ours, plain)
+
+
+def assert_equal(ours: Tensor, theirs: Tensor, model: PreTrainedModel, plain: PreTrainedModel) -> None:
+    """Readings, and the gradients of a random mixture of them over the whole model."""
+    model.zero_grad()
+    plain.zero_grad()
     assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-5)
     direction = torch.randn(len(ours), generator=torch.Generator().manual_seed(3))
     (ours * direction).sum().backward()
     (theirs * direction).sum().backward()
     named = dict(plain.named_parameters())
     zero = torch.zeros(())
-    pairs = [(p.grad if p.grad is not None else zero, named[n].grad) for n, p in policy.model.named_parameters()]
+    pairs = [(p.grad if p.grad is not None else zero, named[n].grad) for n, p in model.named_parameters()]
     differences = torch.stack([(a - (zero if b is None else b)).norm() for a, b in pairs])
     norm = torch.stack([b.norm() for _, b in pairs if b is not None]).norm()
     assert norm > 0
@@ -100,14 +127,14 @@ def assert_equal_passes(policy: Policy, plain: PreTrainedModel, batch: TrieBatch
 def test_shared_equals_separate_on_a_trie_of_depth_three(family: str) -> None:
     ours, plain = two_models(family, FAMILIES[family], NAME)
     assert why_not_tries(plain.config) is None
-    assert_equal_passes(Policy(ours), plain, sample_batch())
+    assert_equal_passes(True, ours, plain)
 
 
 @pytest.mark.parametrize("family", REFUSED)
 def test_the_self_check_refuses_and_the_fallback_is_equal(family: str) -> None:
     ours, plain = two_models(family, REFUSED[family], None)
     assert why_not_tries(plain.config) is not None
-    assert_equal_passes(Policy(ours, tries=False), plain, sample_batch())
+    assert_equal_passes(False, ours, plain)
 
 
 def test_gpt_oss_without_its_sinks_would_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,13 +179,13 @@ def test_activation_checkpointing_and_unshared_rows_give_the_same() -> None:
     ours, plain = two_models("gemma2", FAMILIES["gemma2"], NAME)
     ours.gradient_checkpointing_enable({"use_reentrant": False})
     ours.train()
-    assert_equal_passes(Policy(ours), plain, sample_batch())
+    assert_equal_passes(True, ours, plain)
 
 
 def test_chunks_of_the_head_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, plain = two_models("cohere2", FAMILIES["cohere2"], NAME)
-    monkeypatch.setattr("alignkit.models.CHUNK", 128 * 7)
-    assert_equal_passes(Policy(ours), plain, sample_batch())
+    monkeypatch.setattr("alignkit.policy.CHUNK", 128 * 7)
+    assert_equal_passes(True, ours, plain)
 
 
 def test_temperature_and_entropy_equal_the_distribution_they_describe() -> None:

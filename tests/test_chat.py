@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from template_table import CONVERSATIONS, PAGE, TEMPLATES, TOOLS, byte_tokenizer, cell, page, tokenizer_for
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from alignkit.chat import ChatFormat, extend_embeddings, fit_length
 from alignkit.config import InputError
@@ -207,6 +215,48 @@ def test_what_a_template_leaves_out_is_named(source, messages, tools, missing) -
     assert counting.turns(messages, tools) and counting.counts[f"unrendered: {missing}"] >= 1
 
 
+CALLED = '<tool_call>{"name": "f", "arguments": {"x": "1"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("policy", "sample", "reward", "text", "left_out"),
+    [
+        ("deepseek_r1_distill", "It may", "deepseek_r1_distill", "\n</think>\n\nIt may<end>", ["assistant"]),
+        ("qwen3", "<think>\nhm\n</think>\n\nyes", "llama3", "yes<end>", ["assistant.reasoning"]),
+        ("qwen3", "<think>\nhm\n</think>\n\nyes", "qwen3_5_nothink", "yes<end>", ["assistant", "assistant.reasoning"]),
+        ("qwen3", "a</think>b</think>c", "qwen3", "<think>\na\n</think>\n\nc<end>", ["assistant.content"]),
+        ("llama3", CALLED, "llama3", "<end>", ["assistant.tool_calls.name", "assistant.tool_calls.arguments"]),
+    ],
+    ids=["cut-off-thought", "dropped-thought", "moved-thought", "two-thoughts", "call"],
+)
+def test_whatever_was_sampled_is_scored(
+    policy: str, sample: str, reward: str, text: str, left_out: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    speaker = template(policy)
+    response = speaker.decode(speaker.tokenizer.encode(sample, add_special_tokens=False))
+    with pytest.raises(InputError, match="the template"):
+        template(reward).completion(say("Q"), [response])
+    format = template(reward, on_unrendered="warn")
+    sequences = format.completions([(say("Q"), [response], None)] * 2)
+    end = format.tokenizer.decode([format.end_id])
+    assert [format.tokenizer.decode(trained(one)) for one in sequences] == [text.replace("<end>", end)] * 2
+    counted = {name: n for name, n in format.counts.items() if name.startswith("unrendered")}
+    assert counted.keys() == {f"unrendered: {part}" for part in left_out}
+    assert all(n >= 2 for n in counted.values())
+    assert len(caplog.messages) == len(left_out), "each is said once"
+
+
+def test_what_a_template_refuses_is_scored_as_it_is() -> None:
+    call = Message(role="assistant", content="Let me see.", tool_calls=(ToolCall(name="f", arguments={"x": "1"}),))
+    refusing = printing("{{ raise_exception('no tools') if m.tool_calls }}{{ m.content }}")
+    tokenizer = byte_tokenizer(["</s>"], eos_token="</s>")
+    tokenizer.chat_template = refusing
+    format = ChatFormat.load(tokenizer, on_unrendered="warn")
+    assert tokenizer.decode(format.completion(say("Q"), [call]).ids) == "Q</s>Let me see.</s>"
+    with pytest.raises(InputError, match="no tools"):
+        format.completion([*say("Q"), call, *say("Q")], [Message(role="assistant", content="b")])
+
+
 def test_texts_must_stand_in_order() -> None:
     tokenizer = byte_tokenizer(["</s>"], eos_token="</s>")
     tokenizer.chat_template = "{% for m in messages[1:] %}{{ m.content }}</s>{% endfor %}"
@@ -258,6 +308,11 @@ def test_plain_text_has_one_bos_and_an_eos() -> None:
         ChatFormat.load(byte_tokenizer(["<s>"]), "none")
     with pytest.raises(InputError, match=r"model\.eos_token: '<end>' is not a token"):
         ChatFormat.load(byte_tokenizer(["<s>"]), "none", eos_token="<end>")
+
+
+def test_the_token_that_ends_answers_may_be_a_new_one() -> None:
+    format = chatml(eos_token="<|im_end|>")
+    assert format.tokenizer.eos_token == "<|im_end|>" and format.stop_ids == (format.end_id,) == format.new_ids[1:]
 
 
 def test_two_bos_are_refused() -> None:
@@ -321,6 +376,30 @@ def test_artifacts_carry_their_format(tmp_path: Path) -> None:
     for changed in ({"template": "none"}, {"template_kwargs": {"x": 2}}):
         with pytest.raises(InputError, match="trained with another chat format"):
             ChatFormat.load(AutoTokenizer.from_pretrained(tmp_path), **changed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "do_sample"),
+    [
+        ({"temperature": 0.9, "top_p": 0.6}, True),  # Llama 2's, which sampled in spite of what it forgot to say
+        ({"top_k": 20, "do_sample": False}, False),
+        ({"top_p": 1.0, "top_k": 50}, None),
+        ({"temperature": 0.0, "length_penalty": 2.0}, None),
+    ],
+)
+def test_any_generation_config_is_kept(tmp_path: Path, settings: dict, do_sample: bool | None) -> None:
+    format = chatml()
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(format.tokenizer), **sizes)).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 7, **settings}))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    format.save(tmp_path / "artifact", model)
+    saved = json.loads((tmp_path / "artifact" / "generation_config.json").read_text())
+    assert saved.get("do_sample") == do_sample and settings.items() - {("do_sample", False)} <= saved.items()
+    assert saved["eos_token_id"] == list(format.stop_ids)
+    again = GenerationConfig.from_pretrained(tmp_path / "artifact")
+    if do_sample:
+        again.validate(strict=True)
 
 
 def test_templates_that_are_not_there(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from alignkit.cli import main
+from alignkit.display import print_table
 from alignkit.objective import NonFiniteLoss
 from alignkit.recipe import drive
 from alignkit.recipe.child import run_prepared
@@ -100,6 +101,12 @@ def test_show_lists_runs_with_state_and_metrics(folder: Path) -> None:
     assert line.split()[1:3] == ["done", record["id"][:8]] and "nll" in line
 
 
+def test_what_is_shown_is_never_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["stage", "said [b]"], [["sft", 'pip install "alignkit[eval]" [/x] :warning:']])
+    heading, row = (line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert (heading, row) == ("stage   said [b]", 'sft     pip install "alignkit[eval]" [/x] :warning:')
+
+
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """The command inside this process, where torch is loaded already."""
@@ -155,6 +162,7 @@ def test_chat_goes_on_until_an_empty_line(here: Callable[..., Ended], monkeypatc
         (("run", "small.yaml", "--only", "stf"), "did you mean `sft`"),
         (("show", "absent"), "absent: there is neither a recipe nor a folder"),
         (("chat", "runs/small/dpo"), "there is no model"),
+        (("chat", "small.yaml"), "small.yaml: there is no model"),
         (("run",), "Missing argument"),
     ],
 )

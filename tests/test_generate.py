@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from alignkit.chat import ChatFormat
 from alignkit.generate import draw, rollout, row_keys, uniforms
-from alignkit.models import Policy, load_policy, load_tokenizer
+from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import ModelOptions
+from alignkit.policy import Policy
 from alignkit.records import Completion, Message, Prompt
 
 TEXTS = ["a", "what is it?", "tell me of 12 big bears.", "go!", "is there a way to sing and to be happy?"]

@@ -14,9 +14,10 @@ from torch import nn
 
 from alignkit.config import Config
 from alignkit.loop import FitResult, NonFiniteLoss, Objective, evaluate_objective, fit
-from alignkit.models import Policy, load_policy
+from alignkit.models import load_policy
 from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions, TrainOptions
 from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.policy import Policy
 from alignkit.runs import Run, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -178,6 +178,12 @@ def test_all_untied_pairs_of_every_ranking_weigh_one_together() -> None:
     assert weight.sum().item() == pytest.approx(len(rankings))
 
 
+def test_the_pairs_of_a_long_ranking_need_no_table_of_pairs_by_pairs() -> None:
+    better, worse, weight = ranking_pairs(torch.arange(1000), torch.zeros(1000, dtype=torch.int64))
+    assert len(better) == 1000 * 999 // 2 and (better < worse).all()
+    assert (weight == 1 / 499_500).all()
+
+
 def test_rankings_that_order_nothing_give_no_pairs() -> None:
     better, worse, weight = ranking_pairs(torch.tensor([1, 1, 2]), torch.tensor([0, 0, 1]))
     assert (len(better), len(worse), weight.sum().item()) == (0, 0, 0)

@@ -35,6 +35,8 @@ def test_each_stage_is_truly_better_than_the_one_before(tmp_path: Path) -> None:
     ceiling = held_out["held_out/accuracy_ceiling"]
     assert 0.9 * ceiling < held_out["held_out/accuracy"] < ceiling
     assert held_out["held_out/nll_floor"] < held_out["held_out/nll"]
-    assert re.search(r"reward on held-out records: accuracy \S+  accuracy_ceiling \S+  nll ", done.stdout)
+    assert re.search(
+        r"reward on held-out records: accuracy \S+  accuracy_ceiling \S+ .* nll \S+  nll_floor \S+\n", done.stdout
+    )
     assert re.search(r"\ngold +\d\.\d+ \[", done.stdout)
     assert "<svg" in (place / "report.html").read_text()

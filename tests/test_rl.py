@@ -12,7 +12,6 @@ from torch import Tensor
 
 from alignkit.rl import (
     AdaptiveKL,
-    FixedKL,
     explained_variance,
     gae,
     group_advantages,
@@ -148,7 +147,6 @@ def test_adaptive_kl_by_hand() -> None:
     assert state.update(1.0, 100).coef == pytest.approx(0.2 * 0.998)
     assert state.update(5.7, 100).coef == pytest.approx(0.2 * (1 - 0.05 * 0.01))
     assert state.coef == 0.2
-    assert FixedKL(0.05).update(50.0, 100) == FixedKL(0.05)
 
 
 def test_adaptive_kl_holds_its_target_on_a_policy_that_answers_it() -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from alignkit.config import Config, InputError
+from alignkit.lineage import standing
 from alignkit.options.shared import RuntimeOptions
 from alignkit.runs import Run, atomic_write, read_metrics, read_record, sha256_file
 
@@ -203,6 +205,25 @@ def test_a_damaged_record_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"stage": "sft"')
     with pytest.raises(InputError, match=r"run\.json"):
         read_record(tmp_path)
+
+
+def test_an_artifact_finds_what_it_was_made_from_where_runs_moved(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    Run.open(runs / "sft", "sft", Options(), QUIET, "1" * 64)
+    Run.open(runs / "dpo", "dpo", Options(), QUIET, "2" * 64, {"sft": "1" * 64})
+    made_from = runs / "sft" / "model" / ".merged"
+    assert standing(made_from, runs / "dpo" / "model") == made_from
+    assert standing(tmp_path / "base", runs / "dpo" / "model") == tmp_path / "base", "no run's: as it is"
+    (runs / "sft").rename(runs / "sft.11111111")
+    assert standing(made_from, runs / "dpo" / "model") == runs / "sft.11111111" / "model" / ".merged"
+    runs.rename(tmp_path / "moved")
+    moved = tmp_path / "moved"
+    assert standing(made_from, moved / "dpo" / "model") == moved / "sft.11111111" / "model" / ".merged"
+    Run.open(moved / "sft", "sft", Options(), QUIET, "3" * 64)
+    assert standing(made_from, moved / "dpo" / "model") == moved / "sft.11111111" / "model" / ".merged"
+    shutil.rmtree(moved / "sft.11111111")
+    with pytest.raises(InputError, match="made from the run 11111111"):
+        standing(made_from, moved / "dpo" / "model")
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:

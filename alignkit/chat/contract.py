@@ -75,7 +75,8 @@ class Template:
             if not reasoning:
                 raise InputError(
                     f"the template {self.name} opens <think> before every answer, and the assistant message {at + 1} "
-                    "has no reasoning; add `reasoning` to the data, or choose another chat_template"
+                    "has no reasoning; add `reasoning` to the data, choose another chat_template, or have it closed "
+                    "and counted with on_unrendered: warn"
                 )
             rest = re.sub(r"^\s*<think>.*?</think>\s*", "", full[opened.start() :], count=1, flags=re.DOTALL)
             return context, f"{reasoning.strip()}\n</think>\n\n{rest}", False
@@ -84,6 +85,14 @@ class Template:
             f"the template {self.name} prints the text before assistant message {at + 1} differently once the message "
             f"is there: {context[same : same + 40]!r} becomes {full[same : same + 40]!r}; choose another chat_template"
         )
+
+    def as_written(self, chat: Chat, at: int, tools: Sequence[dict[str, Any]] | None) -> tuple[str, str, bool]:
+        """What `answer` gives, for a turn that it refuses: the content as it is, after an open <think> is closed.
+        Raises InputError where already the messages before it are refused."""
+        context = self.render(chat[:at], tools, True)
+        thought = chat[at].get("reasoning_content", "").strip()
+        closed = f"{thought}\n</think>\n\n" if _OPEN_THINK.search(context) else ""
+        return context, closed + chat[at]["content"], False
 
 
 # ------------------------------------------------------------------------------------------- is everything there?

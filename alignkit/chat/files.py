@@ -48,5 +48,15 @@ def generation_config_of(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig
     return GenerationConfig.from_pretrained(folder) if found else None
 
 
+def write_generation_config(generation: GenerationConfig, folder: Path) -> None:
+    """Write a generation config, which then samples where it says how: many forget to say that they sample at all."""
+    neutral = {"temperature": 1, "top_p": 1, "typical_p": 1, "top_k": 50, "min_p": None}
+    told = any(getattr(generation, name) not in (None, value) for name, value in neutral.items())
+    if told and generation.do_sample is None and generation.temperature != 0:
+        generation.do_sample = True
+    # Not save_pretrained: it refuses a changed config for any odd field of the base, after all the training.
+    generation.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
+
+
 def as_list(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -1,6 +1,7 @@
 """Conversations as tokens with weights, exactly as they will be served. It does not know data sets or stages."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,14 @@ from typing import Any, Literal
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat.contract import Chat, Template, unrendered
-from alignkit.chat.files import RECORD, as_list, generation_config_of, record_of, sources
+from alignkit.chat.files import RECORD, as_list, generation_config_of, record_of, sources, write_generation_config
 from alignkit.chat.shape import Shape, probe
 from alignkit.chat.tokens import Encoder, add_special_tokens, token_id
 from alignkit.config import InputError, content_hash
 from alignkit.packing import TokenSequence
 from alignkit.records import Message, ToolCall
 
+logger = logging.getLogger(__name__)
 Tools = Sequence[dict[str, Any]] | None
 
 
@@ -26,7 +28,8 @@ class ChatFormat:
     """How one model is spoken to: its template, its special tokens, and the token contract over both.
 
     Every trained answer is one sequence: the context as the template will serve it, then the answer up to and
-    including its end-of-turn token. What a template leaves out of a conversation is an error, never a loss.
+    including its end-of-turn token. What a template leaves out of a conversation is an error, or, with
+    on_unrendered "warn" (what a model sampled must be scored whatever it looks like), said once and counted.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -46,7 +49,7 @@ class ChatFormat:
     on_unrendered: Literal["error", "warn"] = "error"
     counts: Counter[str] = field(default_factory=Counter)
     """What happened so far: sequences, merged_boundaries, control_text, thinking_off, unextended_turns, and
-    "unrendered: …" by message part."""
+    "unrendered: …" by message part, "unrendered: assistant" being a turn that had to be taken as it was written."""
 
     @classmethod
     def load(
@@ -61,11 +64,11 @@ class ChatFormat:
         """Settle the format of a model. `template`: None = the tokenizer's own, "chatml", "none" (plain text: a
         prompt after BOS, an answer before EOS), or the path of a .jinja file. The tokenizer is changed in place: it
         gets the template and the missing special tokens. Raises InputError where no sound format results."""
+        new_ids = add_special_tokens(tokenizer, ["<|im_start|>", "<|im_end|>"]) if template == "chatml" else ()
         if eos_token:
             token_id(tokenizer, eos_token, "model.eos_token")
             tokenizer.eos_token = eos_token
         source, tool_source = sources(tokenizer, template)
-        new_ids = add_special_tokens(tokenizer, ["<|im_start|>", "<|im_end|>"]) if template == "chatml" else ()
         saved = record_of(tokenizer)
         settled = Template(
             name=repr(template or tokenizer.name_or_path or "of the tokenizer"),
@@ -206,7 +209,7 @@ class ChatFormat:
 
     def save(self, directory: str | Path, model: PreTrainedModel | None = None) -> None:
         """Write the tokenizer with its template, the record that the next stage checks, and a generation config that
-        stops at this format's end-of-turn tokens (the model's own is set too)."""
+        stops at this format's end-of-turn tokens and samples where it says how (the model's own is set too)."""
         folder = Path(directory)
         self.tokenizer.save_pretrained(folder)
         record = {
@@ -221,7 +224,7 @@ class ChatFormat:
         generation.eos_token_id = list(self.stop_ids)
         generation.pad_token_id = self.pad_id
         generation.bos_token_id = self.tokenizer.bos_token_id
-        generation.save_pretrained(folder)
+        write_generation_config(generation, folder)
 
     # ------------------------------------------------------------------------------------------------------ inside
 
@@ -241,7 +244,13 @@ class ChatFormat:
 
     def _turn(self, chat: Chat, at: int, tools: Tools) -> tuple[str, str]:
         """The texts of the context and of the answer up to its end-of-turn token, with every part found in them."""
-        context, answer, thinking_off = self.template.answer(chat, at, tools)
+        try:
+            context, answer, thinking_off = self.template.answer(chat, at, tools)
+        except InputError as error:
+            if self.on_unrendered == "error":
+                raise
+            context, answer, thinking_off = self.template.as_written(chat, at, tools)
+            self._count_unrendered("assistant", str(error).partition("; ")[0])
         self.counts["thinking_off"] += thinking_off
         answer = self.shape.cut(answer, chat[at], self.encoder.specials)
         self._check(chat, at, tools, (context, answer))
@@ -249,12 +258,18 @@ class ChatFormat:
 
     def _check(self, chat: Chat, at: int, tools: Tools, texts: tuple[str, str]) -> None:
         for part in unrendered(self.template, chat, at, tools, texts):
+            fault = f"the template {self.template.name} leaves out {part}"
             if self.on_unrendered == "error":
                 raise InputError(
-                    f"the template {self.template.name} leaves out {part}; take it out of the data, choose another "
-                    "chat_template, or have such conversations counted with on_unrendered: warn"
+                    f"{fault}; take it out of the data, choose another chat_template, or have such conversations "
+                    "counted with on_unrendered: warn"
                 )
-            self.counts[f"unrendered: {part}"] += 1
+            self._count_unrendered(part, fault)
+
+    def _count_unrendered(self, part: str, fault: str) -> None:
+        if not self.counts[f"unrendered: {part}"]:
+            logger.warning(f"{fault}; this and what else is like it is counted")
+        self.counts[f"unrendered: {part}"] += 1
 
     def _check_context(self, ids: Sequence[int]) -> None:
         if not ids:

@@ -14,6 +14,8 @@ from typing import Any
 from alignkit.config import InputError
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".txt", ".md")
+ABOUT = ("readme", "license", "licence")
+"""What the texts that only tell of a folder's data are called."""
 csv.field_size_limit(2**31 - 1)
 
 
@@ -101,6 +103,9 @@ def _list_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
                 at = _skip(text, at + 1)
             elif text[at : at + 1] != "]":
                 raise json.JSONDecodeError("expected ',' or ']' after an item", text, at)
+        at = _skip(text, at + 1)
+        if at < len(text):
+            raise json.JSONDecodeError("the list has ended; put all rows in one list, or one object a line", text, at)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: malformed JSON at column {error.colno}: {error.msg}") from error
     except RecursionError as error:
@@ -128,7 +133,8 @@ def _csv_rows(path: Path, raw: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def files_of(path: str | Path, split: str | None = None) -> list[Path]:
-    """The data files at `path`: the file itself, or those of a folder in the order of their names.
+    """The data files at `path`: the file itself, or those of a folder in the order of their names. Hidden files and
+    folders hold no data, nor does a README or LICENSE.
 
     `split` keeps a folder's files whose name, or whose subfolder's name, begins with it (train.jsonl, train-01.json).
     """
@@ -139,10 +145,17 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
                 f"{path}: `data.split` chooses files of a folder, and this is one file; leave `split` out"
             )
         return [path]
-    files = sorted(file for file in path.rglob("*") if Path(file.name.removesuffix(".gz")).suffix in SUFFIXES)
-    if split is not None:
-        files = [file for file in files if any(part.startswith(split) for part in file.relative_to(path).parts)]
+    names = sorted(file.relative_to(path) for file in path.rglob("*") if not file.is_dir())
+    files = [path / name for name in names if _is_data(name, split)]
     if not files:
         wanted = f" whose name begins with {split!r}" if split else ""
         raise InputError(f"{path}: the folder holds no data file{wanted} ({', '.join(SUFFIXES)}, also with .gz)")
     return files
+
+
+def _is_data(name: Path, split: str | None) -> bool:
+    suffix = Path(name.name.removesuffix(".gz")).suffix
+    hidden = any(part.startswith(".") for part in name.parts)
+    about = suffix in (".txt", ".md") and name.name.lower().startswith(ABOUT)
+    wanted = split is None or any(part.startswith(split) for part in name.parts)
+    return suffix in SUFFIXES and wanted and not hidden and not about

@@ -30,12 +30,16 @@ def detect(row: Any) -> str | None:
 
 
 def convert(record: Record, as_: type[Record]) -> Record:
-    """A conversation that ends with an answer also holds its prompt, and a ranking its best answer."""
+    """A conversation that ends with an answer also holds its prompt, and a ranking its best answer.
+
+    The answer to such a prompt is kept as the column "answer", what metrics and rules compare with.
+    """
     if isinstance(record, as_):
         return record
     if as_ is Prompt and isinstance(record, Demonstration):
         messages = record.messages[: last_question(record.messages)]
-        return Prompt(messages=messages, tools=record.tools, id=record.id, columns=record.columns)
+        columns = {"answer": record.messages[-1].content, **record.columns}
+        return Prompt(messages=messages, tools=record.tools, id=record.id, columns=columns)
     if as_ is Prompt and isinstance(record, Comparison | Feedback):
         return Prompt(messages=record.prompt, tools=record.tools, id=record.id, columns=record.columns)
     if as_ is Demonstration and isinstance(record, Comparison):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -52,15 +53,13 @@ def read(
             if isinstance(row, Bad):
                 raise ValueError(row.reason)
             if format == "auto":
-                format = _recognise(path, line, row)
+                format = _recognise(row)
             found = _checked(row, as_, format)
             _refuse_second(found, seen, line)
             records.extend(found)
         except ValidationError as error:
             rejected.append((line, first_fault(error)))
         except ValueError as error:
-            if isinstance(error, InputError):
-                raise
             rejected.append((line, str(error)))
     if rejected and (on_invalid == "error" or not records):
         raise InputError(_complaint(path, rejected, rows, on_invalid))
@@ -91,16 +90,21 @@ def _refuse_second(found: list[R], seen: dict[str, int], line: int) -> None:
         seen[name] = line
 
 
-def _recognise(path: Path, line: int, row: Any) -> str:
+def _recognise(row: Any) -> str:
     form = detect(row)
     if form is None:
-        fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        known = "; ".join(f"{name}: {' + '.join(sorted(needed))}" for name, sets in FIELDS for needed in sets)
-        raise InputError(
-            f"{path}:{line}: the row's form ({fields}) is not known. Rename its fields to those of a known form, "
-            f"or name the form in `data.format`. {known}"
-        )
+        raise ValueError(_not_known(", ".join(row) if isinstance(row, dict) else type(row).__name__))
     return form
+
+
+@cache
+def _not_known(fields: str) -> str:
+    """One text for all rows of equal fields: a large file of an unknown form has as many of them as rows."""
+    known = "; ".join(f"{name}: {' + '.join(sorted(needed))}" for name, sets in FIELDS for needed in sets)
+    return (
+        f"the row's form ({fields}) is not known. Rename its fields to those of a known form, or name the form in "
+        f"`data.format`. {known}"
+    )
 
 
 def _complaint(path: Path, rejected: list[tuple[int, str]], rows: int, on_invalid: str) -> str:

@@ -23,8 +23,6 @@ SHARPNESS = 1.5  # nats of preference per point of utility
 
 _KINDS = ("attribute", "yes_no", "compare", "sum", "story", "unknowable", "unsafe", "lookalike")
 _WEIGHTS = (26, 14, 4, 4, 4, 14, 17, 17)
-
-
 _FILLED = ("attribute", "thing", "value", "relation", "sign", "name", "friend", "goods", "change", "person")
 
 

@@ -8,13 +8,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from alignkit.chat import ChatFormat, extend_embeddings
+from alignkit.chat import ChatFormat
+from alignkit.chat.files import record_of
 from alignkit.evaluation.perplexity import log_probabilities
 from alignkit.generate import rollout
-from alignkit.models import Policy, load_policy, load_tokenizer
+from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import TokenSequence
+from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
 from reward_models.functions import Reward
 
@@ -47,16 +49,22 @@ class Answer:
     """By the reward's name, and "name/part" for what it is made of."""
 
 
+def open_format(path: str, config: EvaluateConfig) -> ChatFormat:
+    """How a model is spoken to: the recipe's template only where it has none of its own, the recipe's template_kwargs
+    only where no stage has left it theirs. Raises InputError."""
+    tokenizer = load_tokenizer(path)
+    template = None if tokenizer.chat_template else config.chat_template
+    kwargs = None if record_of(tokenizer) else config.template_kwargs
+    return ChatFormat.load(tokenizer, template, config.eos_token if template else None, kwargs)
+
+
 def open_speaker(
     path: str, config: EvaluateConfig, device: torch.device, precision: Literal["float32", "bf16"]
 ) -> Speaker:
-    """The frozen model in a folder; the recipe's template only where it has none of its own. Raises InputError."""
-    tokenizer = load_tokenizer(path)
-    template = None if tokenizer.chat_template else config.chat_template
-    policy = load_policy(ModelOptions(path=path), device=device, precision=precision, trainable=False).eval()
-    format = ChatFormat.load(tokenizer, template, config.eos_token if template else None)
-    extend_embeddings(policy.model, tokenizer, format.new_ids)
-    return Speaker(policy, format)
+    """The frozen model in a folder, and how it is spoken to. Raises InputError."""
+    format, model = open_format(path, config), ModelOptions(path=path)
+    policy = load_policy(model, device=device, precision=precision, trainable=False, format=format)
+    return Speaker(policy.eval(), format)
 
 
 def answer(

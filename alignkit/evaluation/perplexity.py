@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alignkit.evaluation.statistics import Bootstrap, Estimate
-from alignkit.models import Policy
 from alignkit.packing import TokenSequence, pack, sum_by_owner
+from alignkit.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)

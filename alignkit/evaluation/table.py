@@ -7,7 +7,7 @@ from typing import Any
 from alignkit.config import InputError
 from alignkit.evaluation.answers import Answer
 from alignkit.evaluation.statistics import Bootstrap, Estimate, standard_error
-from alignkit.evaluation.task_metrics import task_metric
+from alignkit.evaluation.task_metrics import accepted, task_metric
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.records import Prompt
 from reward_models import world
@@ -78,15 +78,10 @@ class Table:
         ]
 
     def _task_rows(self, name: str, texts: Sequence[str]) -> list[Row]:
-        references = [prompt.columns.get(self.config.answer_column) for prompt in self.prompts]
+        answers = references(self.prompts, self.config)
         rows: list[Row] = []
         for metric in self.config.metrics:
-            if None in references:
-                raise InputError(
-                    f"answer_column: prompt {references.index(None) + 1} has no column "
-                    f"{self.config.answer_column!r}, which the metric {metric} needs"
-                )
-            found = task_metric(metric, texts, references, self.bootstrap, self.config.positive_label)
+            found = task_metric(metric, texts, answers, self.bootstrap, self.config.positive_label)
             rows += [_row(name, key, estimate, len(texts)) for key, estimate in found.items()]
         return rows
 
@@ -108,6 +103,19 @@ class Table:
     def _by_prompt(self, answers: Sequence[Answer]) -> list[Sequence[Answer]]:
         size = self.config.samples
         return [answers[n : n + size] for n in range(0, len(answers), size)]
+
+
+def references(prompts: Sequence[Prompt], config: EvaluateConfig) -> list[Any]:
+    """Each prompt's reference answer. Raises InputError where a task metric cannot be computed from it."""
+    found = [prompt.columns.get(config.answer_column) for prompt in prompts]
+    for metric in config.metrics:
+        if None in found:
+            raise InputError(
+                f"answer_column: prompt {found.index(None) + 1} has no column {config.answer_column!r}, which the "
+                f"metric {metric} needs"
+            )
+        accepted(metric, found)
+    return found
 
 
 def _row(model: str, metric: str, estimate: Estimate, n: int | None) -> Row:

@@ -34,8 +34,8 @@ def task_metric(
     positive_label: str | None = None,
 ) -> dict[str, Estimate]:
     """Each number of a metric over N answers. A reference is a text or a list of acceptable ones."""
-    accepted = [_accepted(name, number, reference) for number, reference in enumerate(references)]
-    given: list[Any] = [one[0] for one in accepted] if name in LABELS else accepted
+    several = accepted(name, references)
+    given: list[Any] = [one[0] for one in several] if name in LABELS else several
     metric = load_metric(name)
     if name in MEANS:
         values = metric.compute(predictions=list(predictions), references=given, per_example=True)
@@ -57,9 +57,11 @@ def task_metric(
     return {key: fewer.statistic(len(given), lambda items, key=key: compute(items)[key]) for key in keys}
 
 
-def _accepted(name: str, number: int, reference: Any) -> list[str]:
-    texts = [str(one) for one in reference] if isinstance(reference, list | tuple) else [str(reference)]
-    if not texts or (name in LABELS and len(texts) > 1):
-        wanted = "one reference answer" if name in LABELS else "a reference answer, or a list of them"
-        raise InputError(f"metrics: {name} needs {wanted}, and prompt {number + 1} has {len(texts)}")
-    return texts
+def accepted(name: str, references: Sequence[Any]) -> list[list[str]]:
+    """The acceptable answers in each reference. Raises InputError for none, or for more than the metric takes."""
+    several = [[str(one) for one in (it if isinstance(it, list | tuple) else [it])] for it in references]
+    for number, texts in enumerate(several, 1):
+        if not texts or (name in LABELS and len(texts) > 1):
+            wanted = "one reference answer" if name in LABELS else "a reference answer, or a list of them"
+            raise InputError(f"metrics: {name} needs {wanted}, and prompt {number} has {len(texts)}")
+    return several

@@ -1,51 +1,84 @@
 """Held-out texts as sequences of one model, cut to what it can read. It knows neither numbers nor files."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from alignkit.chat import fit_length
-from alignkit.evaluation.answers import Speaker
+from transformers import PretrainedConfig
+
+from alignkit.chat import ChatFormat
+from alignkit.config import InputError
+from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import DataOptions
 from alignkit.packing import TokenSequence
+from alignkit.prepare import fit_examples
 from alignkit.records import Demonstration, Document
 
+KINDS: dict[str, type[Demonstration] | type[Document]] = {"demonstrations": Demonstration, "documents": Document}
+"""What `texts_are` may say, and the records it means."""
 
-def demonstrated(
-    speaker: Speaker, conversations: Sequence[Demonstration], options: DataOptions, budget: int
+
+def text_sequences(
+    format: ChatFormat,
+    texts: Sequence[Demonstration | Document],
+    config: EvaluateConfig,
+    positions: int | None,
+    budget: int,
 ) -> tuple[list[TokenSequence], list[str]]:
-    """Each demonstration's last answer as a sequence, and its text; over-long ones as data.over_long says."""
-    turns = speaker.format.turns_of([(one.messages, one.tools) for one in conversations], "last")
-    limit, bos = _limit(speaker, options, budget), speaker.format.tokenizer.bos_token_id
-    pairs: list[tuple[TokenSequence, str]] = []
-    for one, sequences in zip(conversations, turns, strict=True):
-        fitted = fit_length(sequences, limit, options.over_long, bos_id=bos)
-        if fitted is not None:
-            answer = [token for token, weight in zip(fitted[0].ids, fitted[0].weights, strict=True) if weight]
-            whole = sum(fitted[0].weights) == sum(sequences[0].weights)
-            pairs.append((fitted[0], one.messages[-1].content if whole else speaker.format.decode(answer).content))
-    return [sequence for sequence, _ in pairs], [text for _, text in pairs]
+    """The texts as sequences whose predicted tokens weigh 1, and what these tokens spell.
 
-
-def written(
-    speaker: Speaker, documents: Sequence[Document], options: DataOptions, budget: int
-) -> tuple[list[TokenSequence], list[str]]:
-    """Each document's beginning, as long as fits, as a sequence (BOS first where there is one), and its text."""
-    tokenizer = speaker.format.tokenizer
-    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    room = _limit(speaker, options, budget) - len(before)
-    found: list[tuple[TokenSequence, str]] = []
-    for document, ids in zip(documents, _ids(speaker, [one.text for one in documents]), strict=True):
-        kept = [*before, *ids[:room]]
-        if len(kept) > 1:
-            text = document.text if len(ids) <= room else tokenizer.decode(ids[:room])
-            found.append((TokenSequence(kept, [0.0] + [1.0] * (len(kept) - 1)), text))
+    None is longer than texts.max_length and the `positions` that the model knows: documents are cut there, and longer
+    demonstrations are dealt with as texts.over_long says. Raises InputError; also where one exceeds the token budget.
+    """
+    assert config.texts is not None
+    limit = min(config.texts.max_length, positions or config.texts.max_length)
+    options = config.texts.model_copy(update={"max_length": limit})
+    shown = [text for text in texts if isinstance(text, Demonstration)]
+    written = [text for text in texts if isinstance(text, Document)]
+    try:
+        found = [*_answers(format, shown, options, budget), *_beginnings(format, written, options, budget)]
+    except InputError as error:
+        raise InputError(f"texts: {error}") from error
+    if not found:
+        raise InputError("texts: none is left; look at texts.max_length, texts.over_long and the answers' weights")
     return [sequence for sequence, _ in found], [text for _, text in found]
 
 
-def _ids(speaker: Speaker, texts: Sequence[str]) -> list[list[int]]:
-    return speaker.format.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+def positions_of(config: PretrainedConfig) -> int | None:
+    """How many positions a model knows; None where its configuration names no number."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def _limit(speaker: Speaker, options: DataOptions, budget: int) -> int:
-    """Tokens of one text: no more than data.max_length, the token budget, and the positions the model knows."""
-    positions = getattr(speaker.policy.model.config.get_text_config(), "max_position_embeddings", None)
-    return min(options.max_length, budget, positions or options.max_length)
+def _answers(
+    format: ChatFormat, conversations: Sequence[Demonstration], options: DataOptions, budget: int
+) -> list[tuple[TokenSequence, str]]:
+    """The last answer of each conversation, unless its weight is 0, and all it spells: reasoning and calls too."""
+    answered = [(one.messages, one.tools) for one in conversations if one.messages[-1].weight]
+    turns = format.turns_of(answered, "last")
+    pairs: list[tuple[TokenSequence, str]] = []
+    for fitted in fit_examples(turns, options, budget, format.tokenizer.bos_token_id, Counter()):
+        if fitted is not None:
+            sequence = replace(fitted[0], weights=[float(weight > 0) for weight in fitted[0].weights])
+            answer = [token for token, weight in zip(sequence.ids, sequence.weights, strict=True) if weight]
+            spelled = format.encoder.decode(answer, format.shape.prompt)
+            pairs.append((sequence, format.encoder.specials.sub("", spelled)))
+    return pairs
+
+
+def _beginnings(
+    format: ChatFormat, documents: Sequence[Document], options: DataOptions, budget: int
+) -> list[tuple[TokenSequence, str]]:
+    """Each document as far as it fits, after BOS where there is one."""
+    tokenizer = format.tokenizer
+    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    room = options.max_length - len(before)
+    texts = [document.text for document in documents]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+    pairs: list[tuple[TokenSequence, str]] = []
+    for text, ids in zip(texts, encoded, strict=True):
+        kept = [*before, *ids[:room]]
+        if len(kept) > 1:
+            sequence = TokenSequence(kept, [0.0] + [1.0] * (len(kept) - 1))
+            pairs.append((sequence, text if len(ids) <= room else tokenizer.decode(ids[:room])))
+    fit_examples([[sequence] for sequence, _ in pairs], options, budget, None, Counter())  # raises above the budget
+    return pairs

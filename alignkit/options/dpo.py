@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
 
 class DpoTrain(TrainOptions):
@@ -39,6 +39,7 @@ class DpoConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_patience(self.data, self.train)
         if self.loss == "robust" and self.label_smoothing == 0:
             raise ValueError("loss: robust needs label_smoothing: the rate of flipped labels, such as 0.1")
         if self.label_smoothing and self.loss not in ("sigmoid", "robust"):

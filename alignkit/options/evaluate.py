@@ -1,9 +1,9 @@
 """The options of the evaluate stage. Knows no model and no torch."""
 
 from importlib.util import find_spec
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
 from alignkit.options.reward_source import RewardSource
@@ -24,7 +24,8 @@ class EvaluateConfig(Config):
     reference: str | None = None
     """The one of `models` that the KL is to. Left out: the baseline."""
     data: DataOptions
-    """The held-out prompts. All of them are used: `validation` has no meaning here."""
+    """The held-out prompts: all of them, `validation` has no meaning here. Prompts that leave no room for
+    max_new_tokens within max_length are an error, or with `over_long: skip` left out for all models."""
     reward: RewardSource | None = None
     """What a completion is worth; win rates follow it, or `gold` where that is given."""
     gold: RewardSource | None = None
@@ -37,13 +38,17 @@ class EvaluateConfig(Config):
     positive_label: str | None = None
     """precision_recall_f1: the label they are of. Left out: the plain mean over all labels."""
     texts: DataOptions | None = None
-    """Held-out texts for perplexity. Documents are read as far as max_length and the model's positions reach."""
+    """Held-out texts for perplexity. Documents are read as far as max_length and the model's positions reach; answers
+    of weight 0 are left out, and all others count alike."""
     texts_are: Literal["demonstrations", "documents"] = "demonstrations"
     """Perplexity of the answers in conversations, or of whole documents."""
     chat_template: str | None = None
     """The template of models that have none of their own: "chatml", "none", or a path to a .jinja file."""
     eos_token: str | None = None
     """The token that ends an answer, for models that have no template."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the template, such as {enable_thinking: false}, for models that no stage has made: those
+    are spoken to as they were trained."""
     max_new_tokens: int = Field(default=64, ge=1)
     """The longest completion, in tokens, its end token included."""
     temperature: float = Field(default=1.0, ge=0.0)
@@ -53,17 +58,25 @@ class EvaluateConfig(Config):
     shown: int = Field(default=8, ge=0)
     """Prompts whose completions are shown side by side."""
     bootstrap: int = Field(default=1000, ge=100)
-    """Resamples behind each interval; prompts are resampled, with all their completions."""
+    """Resamples behind each interval; prompts are resampled, with all their completions. At most 200 for
+    precision_recall_f1, bleu and chrf, which are computed anew on each."""
     confidence: float = Field(default=0.95, gt=0.0, lt=1.0)
     """Of the intervals."""
     seed: int = 0
     """Set from the recipe."""
+
+    @field_validator("data", "texts")
+    @classmethod
+    def _all_of_them(cls, options: DataOptions | None) -> DataOptions | None:
+        return options and options.model_copy(update={"validation": 0})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for key, name in (("baseline", self.baseline), ("reference", self.reference)):
             if name is not None and name not in self.models:
                 raise ValueError(f"{key}: {name!r} is not one of models ({', '.join(self.models)})")
+        if self.data.over_long.startswith("truncate"):
+            raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if len(set(self.models)) < len(self.models):
             raise ValueError("models: one of them stands there twice")
         for metric in self.metrics:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
 
 class KlOptions(Config):
@@ -47,6 +47,15 @@ class MissingEosOptions(Config):
         return self
 
 
+class PpoTrain(TrainOptions):
+    """The policy's optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
+
+    learning_rate: float = 3e-6
+    """The peak learning rate."""
+    eps: float = Field(default=1e-5, gt=0.0)
+    """AdamW's epsilon (Huang et al. 2024: 1e-5)."""
+
+
 class PpoConfig(Config):
     """Proximal policy optimisation with a critic, against a reward and a reference (Ziegler 2019; Ouyang 2022)."""
 
@@ -54,7 +63,7 @@ class PpoConfig(Config):
     """The policy, and, as it comes in, the reference."""
     data: DataOptions
     """The prompts."""
-    train: TrainOptions
+    train: PpoTrain = PpoTrain()
     """The policy's optimizer. Here batch_size counts the completions sampled in one update, a step is one update,
     and epochs are passes over the prompts."""
     reward: RewardSource
@@ -80,7 +89,7 @@ class PpoConfig(Config):
     clip: float = Field(default=0.2, gt=0.0)
     """The ratio of new to old probability is not rewarded beyond 1 ± clip."""
     value_clip: float | None = Field(default=0.2, gt=0.0)
-    """The critic's error is not reduced beyond this distance from its old value; none: not clipped."""
+    """The critic's error is not reduced beyond this distance from its old value; null: not clipped."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)
     """Discount per token."""
     lam: float = Field(default=0.95, ge=0.0, le=1.0)
@@ -92,6 +101,7 @@ class PpoConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_patience(self.data, self.train)
         if self.train.batch_size % self.samples:
             raise ValueError(f"train.batch_size {self.train.batch_size} is no multiple of samples {self.samples}")
         prompts = self.train.batch_size // self.samples

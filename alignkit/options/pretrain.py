@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
 
 class TokenizerOptions(Config):
@@ -79,10 +79,15 @@ class PretrainConfig(Config):
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
+        check_patience(self.data, self.train)
         if (self.architecture is None) == (self.model is None):
             raise ValueError("give exactly one of `architecture` (a new model) and `model` (a checkpoint to train on)")
         if self.model is not None and self.tokenizer != TokenizerOptions():
             raise ValueError("`tokenizer` is for a new model; a checkpoint in `model` brings its own: remove it")
+        given = {} if self.model is None else self.model.model_dump(exclude_defaults=True)
+        for name in ("chat_template", "eos_token", "template_kwargs", "on_unrendered"):
+            if name in given:
+                raise ValueError(f"model.{name}: documents have no chat format; set it in the stage that follows")
         if self.model is not None and self.fim_rate and self.model.lora is not None:
             raise ValueError("fim_rate adds tokens, which LoRA leaves untrained: remove model.lora or fim_rate")
         if self.data.max_length < 2:

@@ -1,9 +1,11 @@
 """Options of reward-model training on ranked comparisons. Knows no model and no torch."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
 
 class RewardTrain(TrainOptions):
@@ -30,3 +32,8 @@ class RewardConfig(Config):
     """Training comparisons over whose responses mean and deviation of the score are taken."""
     seed: int = 0
     """Set from the recipe."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_patience(self.data, self.train)
+        return self

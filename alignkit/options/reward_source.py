@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from alignkit.config import Config
 
@@ -16,10 +16,17 @@ class RewardSource(Config):
     path: str | None = None
     """learned: the artifact's folder (`@reward` in a recipe); lexicon: a JSON file {word: weight} (none: a built-in
     list of sentiment words); function: `package.module:function`."""
-    rule: Literal["exact_match", "contains", "number"] | None = None
-    """rules: how the answer is compared with the reference: the whole text, a part of it, or the last number in it."""
+    conversational: bool = False
+    """function: prompts and completions are lists of {"role", "content"}, as in TRL's chat data, instead of text."""
+    rule: Literal["exact_match", "contains", "number", "pattern", "length"] | None = None
+    """rules: how the answer is compared with the reference: the whole text, a part of it, or the last number in it.
+    Without a reference: whether `pattern` is found in it, or how far its tokens are from `length`."""
     answer_column: str = "answer"
     """rules: the data column that holds the reference answer."""
+    pattern: str | None = None
+    """rule: pattern: a regular expression. 1 where it is found in the response, else 0."""
+    length: int | None = Field(default=None, ge=1)
+    """rule: length: a number of tokens. 0 at that length, falling by 1/length for each token more or less."""
     normalised: bool = True
     """learned: scores minus the artifact's mean, divided by its deviation on reference responses."""
     scale: float = 1.0
@@ -35,6 +42,11 @@ class RewardSource(Config):
             raise ValueError(f"reward.path has no meaning for kind: {self.kind}; remove it")
         if (self.kind == "rules") != (self.rule is not None):
             raise ValueError("reward.rule goes with kind: rules, and kind: rules needs one (for example `number`)")
+        for name, argument in (("pattern", self.pattern), ("length", self.length)):
+            if (self.rule == name) != (argument is not None):
+                raise ValueError(f"reward.{name} goes with rule: {name}, and rule: {name} needs it")
+        if self.conversational and self.kind != "function":
+            raise ValueError(f"reward.conversational has no meaning for kind: {self.kind}; remove it")
         if self.kind == "function" and ":" not in (self.path or ""):
             raise ValueError(f"reward.path: {self.path!r} is not of the form package.module:function")
         if self.clip is not None and self.clip <= 0:

@@ -1,9 +1,11 @@
 """Options of supervised fine-tuning on demonstrations. Knows no model and no torch."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions
+from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
 
 class SftTrain(TrainOptions):
@@ -26,3 +28,8 @@ class SftConfig(Config):
     """Which assistant turns are trained."""
     seed: int = 0
     """Set from the recipe."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_patience(self.data, self.train)
+        return self

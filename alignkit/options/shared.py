@@ -31,7 +31,8 @@ class ModelOptions(Config):
     path: str
     """A folder, a hub name, or "@stage": the artifact of an earlier stage of this recipe."""
     chat_template: str | None = None
-    """The template when the checkpoint has none: "chatml", "none" (plain text), or a path to a .jinja file."""
+    """The template in place of the checkpoint's own: "chatml", "none" (plain text), or a path to a .jinja file. An
+    artifact of alignkit keeps the one it was trained with."""
     eos_token: str | None = None
     """The token that ends an answer, where the template prints none (needed with chat_template: none)."""
     lora: LoraOptions | None = None
@@ -42,9 +43,13 @@ class ModelOptions(Config):
     """An incoming LoRA artifact: merge it into its base first, or train that adapter on."""
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the chat template, such as {enable_thinking: false}."""
+    on_unrendered: Literal["error", "warn"] = "error"
+    """What happens where the template leaves a part of a message out; `warn` says so and counts it."""
 
     @model_validator(mode="after")
-    def _check_4bit(self) -> Self:
+    def _check_adapter(self) -> Self:
+        if self.adapter == "continue" and self.lora is not None:
+            raise ValueError("model.adapter: continue trains the incoming adapter on; remove model.lora, or use merge")
         if self.load_in_4bit and self.lora is None and self.adapter != "continue":
             raise ValueError("load_in_4bit needs lora: 4-bit weights are frozen. Add `lora: {}`, or drop load_in_4bit")
         return self
@@ -68,7 +73,8 @@ class DataOptions(Config):
     max_length: int = Field(default=1024, ge=1)
     """The longest sequence, in tokens."""
     over_long: Literal["error", "skip", "truncate_prompt_left", "truncate_answer"] = "error"
-    """What happens to longer ones; those skipped or cut are counted."""
+    """What happens to longer ones, to a ranking as a whole, to a conversation turn by turn; what is skipped or cut is
+    counted."""
     on_invalid: Literal["error", "skip"] = "error"
     """What happens to a record that cannot be read; those skipped are counted."""
 
@@ -112,6 +118,12 @@ class TrainOptions(Config):
     """Steps between checkpoints. Left out: at each validation."""
     keep_checkpoints: int = Field(default=1, ge=1)
     """How many checkpoints are kept."""
+
+
+def check_patience(data: DataOptions, train: TrainOptions) -> None:
+    """Raises ValueError where `patience` could stop nothing. For a stage's validator, which knows both groups."""
+    if train.patience is not None and data.validation == 0:
+        raise ValueError("train.patience counts validations, and data.validation is 0; hold records out, or remove it")
 
 
 class RuntimeOptions(Config):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.config import InputError
-from alignkit.lineage import RunRecord, read_record, write_record
+from alignkit.lineage import RunRecord, aside, read_record, write_record
 from alignkit.options.shared import RuntimeOptions
 from alignkit.recipe.identity import Contents, stage_ids
 from alignkit.recipe.read import Recipe, Stage
@@ -59,17 +59,13 @@ def plan(recipe: Recipe, runs: Path, targets: Sequence[str] | None = None) -> li
 
 
 def _find(stage: Stage, id: str, directory: Path) -> Step:
-    for place in (directory, _aside(directory, id)):
+    for place in (directory, aside(directory, id)):
         record = read_record(place)
         if record is not None and record.id == id:
             if record.status == "done" and (place / record.artifact).is_dir():
                 return Step(stage, id, directory, "done" if place == directory else "stored", record)
             return Step(stage, id, directory, "unfinished", record)
     return Step(stage, id, directory, "new", None)
-
-
-def _aside(directory: Path, id: str) -> Path:
-    return directory.with_name(f"{directory.name}.{id[:8]}")
 
 
 def run_chain(
@@ -106,15 +102,15 @@ def run_chain(
 
 def _make_room(step: Step) -> None:
     """Set the run of another id aside, under its own id, and bring back the one of this id if it was set aside."""
-    directory, stored = step.directory, _aside(step.directory, step.id)
+    directory, stored = step.directory, aside(step.directory, step.id)
     record = read_record(directory)
     if record is None and directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory} is in the way: it holds files but no run.json; move or delete it")
     if record is not None and record.id != step.id:
-        aside = _aside(directory, record.id)
-        if aside.exists():
-            shutil.rmtree(aside)
-        directory.rename(aside)
+        old = aside(directory, record.id)
+        if old.exists():
+            shutil.rmtree(old)
+        directory.rename(old)
     if stored.exists() and not (directory / "run.json").exists():
         if directory.exists():
             directory.rmdir()

@@ -5,18 +5,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError
 from alignkit.data.load import load_data
-from alignkit.models import load_tokenizer
+from alignkit.evaluation.answers import open_format
+from alignkit.evaluation.table import references
+from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
+from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.ppo import PpoConfig
+from alignkit.options.sft import SftConfig
 from alignkit.options.shared import DataOptions, ModelOptions
 from alignkit.packing import TokenSequence
-from alignkit.prepare import fit_examples, ranked_sequences
+from alignkit.prepare import fit_examples, load_format, ranked_sequences
+from alignkit.prompts import fitting
 from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
 from alignkit.recipe.identity import existing
 from alignkit.recipe.read import REFERENCE
-from alignkit.records import Comparison, Demonstration, Document, Prompt, Record
+from alignkit.records import Comparison, Completion, Demonstration, Document, Message, Prompt, Record
+from alignkit.rewards import build_reward
 
 RECORDS: dict[str, type[Record]] = {
     "pretrain": Document,
@@ -27,6 +36,8 @@ RECORDS: dict[str, type[Record]] = {
     "evaluate": Prompt,
 }
 """What each type of stage reads."""
+SPOKEN = ("chat_template", "eos_token", "template_kwargs")
+"""The options of a model that say how it is spoken to from then on."""
 
 
 @dataclass(frozen=True)
@@ -55,54 +66,103 @@ def check_steps(steps: Sequence[Step]) -> Iterator[Checked]:
 
 
 def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
-    config = step.stage.config
+    stage, config = step.stage, step.stage.config
     data = getattr(config, "data", None)
-    if not isinstance(data, DataOptions) or (data.path is not None and REFERENCE.fullmatch(data.path)):
-        return Checked(step.stage.name, 0, note="nothing to read yet")
-    train, validation, _ = load_data(data, RECORDS[step.stage.type], config.model_dump().get("seed", 0))
+    if not isinstance(data, DataOptions) or _is_reference(data):
+        return Checked(stage.name, 0, note="nothing to read yet")
+    train, validation, _ = load_data(data, RECORDS[stage.type], config.model_dump().get("seed", 0))
     records = [*train, *validation]
-    format = _format(step, steps)
-    if step.stage.type == "pretrain" or format is None:
-        note = "" if step.stage.type == "pretrain" else "tokens are checked when the model they are for is there"
-        return Checked(step.stage.name, len(records), note=note)
-    examples = _examples(step.stage.type, config, records, format)
-    counts: Counter[str] = Counter()
-    budget, bos = step.stage.runtime.token_budget, format.tokenizer.bos_token_id
-    kept = fit_examples(examples, data, budget, bos, counts)
-    lengths = [len(sequence.ids) for example in kept if example for sequence in example]
-    if not lengths:
+    formats = [] if stage.type == "pretrain" else _formats(step, steps)
+    there = [format for format in formats if format is not None]
+    note = "" if len(there) == len(formats) else "tokens are checked when the model they are for is there"
+    if isinstance(config, PpoConfig | EvaluateConfig):
+        lengths, left_out = _check_prompts(step, config, [one for one in records if isinstance(one, Prompt)], there)
+    elif there:
+        counts: Counter[str] = Counter()
+        examples, bos = _examples(config, records, there[0]), there[0].tokenizer.bos_token_id
+        alike = RECORDS[stage.type] is Comparison
+        kept = fit_examples(examples, data, stage.runtime.token_budget, bos, counts, alike=alike)
+        lengths, left_out = [len(sequence.ids) for one in kept if one for sequence in one], counts.total()
+    else:
+        return Checked(stage.name, len(records), note=note)
+    if there and not lengths:
         raise InputError(f"data: none of {len(records)} records is left; look at data.max_length and data.over_long")
-    return Checked(step.stage.name, len(records), len(lengths), sum(lengths), max(lengths), counts.total())
+    return Checked(stage.name, len(records), len(lengths), sum(lengths), max(lengths, default=0), left_out, note)
 
 
-def _examples(kind: str, config: Config, records: Sequence[Record], format: ChatFormat) -> list[list[TokenSequence]]:
-    """What the stage will make of its records."""
-    if kind == "sft":
+def _is_reference(data: DataOptions) -> bool:
+    """Whether the data is what an earlier stage will make."""
+    return data.path is not None and REFERENCE.fullmatch(data.path) is not None
+
+
+def _examples(config: Config, records: Sequence[Record], format: ChatFormat) -> list[list[TokenSequence]]:
+    """What an offline stage will make of its records."""
+    if isinstance(config, SftConfig):
         turns = [(record.messages, record.tools) for record in records if isinstance(record, Demonstration)]
-        return format.turns_of(turns, config.model_dump()["turns"])
-    if kind in ("reward", "dpo"):
-        return ranked_sequences(format, [record for record in records if isinstance(record, Comparison)])
-    prompts = format.prompts([(record.messages, record.tools) for record in records if isinstance(record, Prompt)])
-    return [[TokenSequence(ids, [0.0] * len(ids))] for ids in prompts]
+        return format.turns_of(turns, config.turns)
+    return ranked_sequences(format, [record for record in records if isinstance(record, Comparison)])
 
 
-def _format(step: Step, steps: Mapping[str, Step]) -> ChatFormat | None:
-    """The format the stage's model will have; None where its tokenizer is not made yet."""
+def _check_prompts(
+    step: Step, config: PpoConfig | EvaluateConfig, prompts: list[Prompt], formats: Sequence[ChatFormat]
+) -> tuple[list[int], int]:
+    """The lengths of the prompts that will be used, as the first model reads them, and how many will not be.
+
+    Raises InputError where they leave no room for answers, or lack what the answers are to be compared with.
+    """
+    budget = step.stage.runtime.token_budget
+    kept = fitting(prompts, formats, config, budget) if formats else prompts
+    sources = [config.reward, config.gold] if isinstance(config, EvaluateConfig) else [config.reward]
+    for source in sources:
+        if source is not None and source.kind == "rules":
+            nothing = Message(role="assistant")
+            asked = [Completion(prompt=one.messages, response=nothing, columns=one.columns) for one in kept]
+            build_reward(source)(asked)
+    if isinstance(config, EvaluateConfig):
+        references(kept, config)
+        if config.texts is not None and not _is_reference(config.texts):
+            texts, _, _ = load_data(config.texts, KINDS[config.texts_are], config.seed)
+            for format in formats:
+                text_sequences(format, texts, config, _positions(format), budget)
+    contexts = formats[0].prompts([(one.messages, one.tools) for one in kept]) if formats else []
+    return [len(context) for context in contexts], len(prompts) - len(kept)
+
+
+def _positions(format: ChatFormat) -> int | None:
+    """Those of the model whose tokenizer this is; None where the folder holds an adapter, which does not say."""
+    folder = Path(format.tokenizer.name_or_path)
+    return positions_of(AutoConfig.from_pretrained(folder)) if (folder / "config.json").is_file() else None
+
+
+def _formats(step: Step, steps: Mapping[str, Step]) -> list[ChatFormat | None]:
+    """The formats that the stage's models will have; None for one whose tokenizer is not made yet."""
     config = step.stage.config
-    options = getattr(config, "model", None)
-    if not isinstance(options, ModelOptions):
-        values = config.model_dump()
-        own = {key: values.get(key) for key in ("chat_template", "eos_token")}
-        options = ModelOptions(path=values["models"][0], **own) if "models" in values else None
-    while options is not None and (reference := REFERENCE.fullmatch(options.path)):
+    if isinstance(config, EvaluateConfig):
+        asked = [ModelOptions(path=path) for path in config.models]
+    else:
+        asked = [vars(config)["model"]]
+    return [made and _format(made, step) for made in (_made(options, steps) for options in asked)]
+
+
+def _format(made: ModelOptions, step: Step) -> ChatFormat:
+    config, stage = step.stage.config, step.stage
+    mark = stage.mark("models") if isinstance(config, EvaluateConfig) else stage.mark("model", "path")
+    folder = made.path if existing(made.path) else tokenizer_folder(made.path, mark)
+    if isinstance(config, EvaluateConfig) and not any(getattr(made, key) for key in SPOKEN):
+        return open_format(folder, config)
+    return load_format(made.model_copy(update={"path": folder}))
+
+
+def _made(options: ModelOptions, steps: Mapping[str, Step]) -> ModelOptions | None:
+    """The options with a path where the tokenizer lies: the artifact's, or, where that is not made yet, the one it
+    will be made from, spoken to as the stages in between say. None where the tokenizer is not made yet."""
+    while reference := REFERENCE.fullmatch(options.path):
         parent = steps[reference[1]]
         if parent.state == "done" and parent.record is not None:
-            options = options.model_copy(update={"path": str(parent.directory / parent.record.artifact)})
-        else:
-            inner = getattr(parent.stage.config, "model", None)
-            options = inner if isinstance(inner, ModelOptions) else None
-    if options is None:
-        return None
-    path = options.path if existing(options.path) else tokenizer_folder(options.path, step.stage.mark("model", "path"))
-    template = options.chat_template
-    return ChatFormat.load(load_tokenizer(str(Path(path))), template, options.eos_token, options.template_kwargs)
+            return options.model_copy(update={"path": str(parent.directory / parent.record.artifact)})
+        inner = getattr(parent.stage.config, "model", None)
+        if not isinstance(inner, ModelOptions):
+            return None
+        spoken = {key: getattr(options, key) or getattr(inner, key) for key in SPOKEN}
+        options = options.model_copy(update={"path": inner.path, **spoken})
+    return options

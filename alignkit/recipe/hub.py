@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -17,17 +18,23 @@ def revision(name: str, where: str) -> str:
     """
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise InputError(f"{where}: there is no folder {name!r} here")
+    answer, cause = _hub_revision(name)
+    found = answer or _cached_revision(name)
+    if found is None:
+        raise InputError(f"{where}: {name!r} is neither a folder here nor a model in the local cache, and {cause}")
+    return found
+
+
+@cache
+def _hub_revision(name: str) -> tuple[str | None, str]:
+    """The hub's answer, and why there is none. It is asked once in a process, however many stages name the model."""
     hub = import_module("huggingface_hub")
     try:
-        return str(hub.model_info(name, timeout=10).sha)
+        return str(hub.model_info(name, timeout=10).sha), ""
     except (hub.errors.RepositoryNotFoundError, hub.errors.GatedRepoError) as error:
-        cause = f"the hub has no model of that name that you may read ({type(error).__name__})"
+        return None, f"the hub has no model of that name that you may read ({type(error).__name__})"
     except Exception as error:  # whatever a missing network raises, the cache may have the answer
-        cause = f"the hub cannot be reached ({type(error).__name__})"
-    cached = _cached_revision(name)
-    if cached is None:
-        raise InputError(f"{where}: {name!r} is neither a folder here nor a model in the local cache, and {cause}")
-    return cached
+        return None, f"the hub cannot be reached ({type(error).__name__})"
 
 
 def _cached_revision(name: str) -> str | None:

@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from alignkit.config import InputError
+from alignkit.display import seconds_of
 from alignkit.lineage import RunRecord, read_record
 from alignkit.runs import read_metrics
 
@@ -27,10 +27,7 @@ class Stage:
     @property
     def seconds(self) -> float | None:
         """From the last start to the end."""
-        if self.record.started is None or self.record.ended is None:
-            return None
-        ends = (datetime.fromisoformat(at) for at in (self.record.started, self.record.ended))
-        return -(next(ends) - next(ends)).total_seconds()
+        return seconds_of(self.record)
 
 
 def read_stages(directory: Path) -> list[Stage]:

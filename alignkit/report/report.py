@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from alignkit.display import number
 from alignkit.lineage import atomic_write
 from alignkit.report.plots import Point, curve_plot, frontier_plot, interval_plot
 from alignkit.report.read import Stage, read_stages
@@ -44,7 +45,7 @@ def write_report(directory: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "duration": duration, "size": size}
+    environment.filters |= {"number": lambda value: number(value) or "–", "duration": duration, "size": size}
     evaluation = next((stage for stage in reversed(stages) if stage.results), None)
     page = environment.get_template("template.html").render(
         recipe=directory.resolve().name,
@@ -176,13 +177,6 @@ def _card(stage: Stage) -> list[tuple[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------------------ words
-
-
-def number(value: float | None, figures: int = 4) -> str:
-    """About that many figures; a dash where there is no number."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.{figures}g}"
 
 
 def duration(seconds: float | None) -> str:

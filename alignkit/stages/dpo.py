@@ -14,11 +14,12 @@ from torch import Tensor
 from alignkit import losses
 from alignkit.config import content_hash
 from alignkit.loop import Example, Objective, Sums, evaluate_objective, fit
-from alignkit.models import Policy, load_policy, save_policy
+from alignkit.models import save_policy
 from alignkit.objective import Readings
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.packing import TokenSequence, TrieBatch, pack, sum_by_owner
+from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
 from alignkit.records import Comparison
 from alignkit.runs import Run
@@ -35,8 +36,7 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     train, validation, _ = load_examples(
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )
-    policy = load_policy(config.model, device=accelerator.device, precision=setting.precision, seed=config.seed)
-    setting.ready(policy.model, config.model)
+    policy = setting.policy(config.model, config.seed)
     examples = with_reference(policy, [*train, *validation], runtime.token_budget, accelerator, run)
     train, validation = examples[: len(train)], examples[len(train) :]
     objective = preference_objective(config)

@@ -8,24 +8,26 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
 
-from alignkit.config import InputError, content_hash
+from alignkit.config import content_hash
 from alignkit.data.load import load_data
-from alignkit.evaluation.answers import Answer, Speaker, answer, open_speaker
+from alignkit.evaluation.answers import Answer, Speaker, answer, open_format, open_speaker
 from alignkit.evaluation.perplexity import perplexity
 from alignkit.evaluation.statistics import Bootstrap, Estimate
-from alignkit.evaluation.table import Table
-from alignkit.evaluation.texts import demonstrated, written
+from alignkit.evaluation.table import Table, references
+from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.lineage import finite
 from alignkit.loop import make_accelerator
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import DataOptions, RuntimeOptions
 from alignkit.progress import peak_memory_bytes, progress
-from alignkit.records import Demonstration, Document, Prompt, Record
+from alignkit.prompts import fitting
+from alignkit.records import Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.runs import Run, atomic_write
 from reward_models.functions import Reward
@@ -42,7 +44,11 @@ def run(
     """
     accelerator = make_accelerator(runtime)
     folder = run.directory / "results"
-    prompts = _read(config.data, Prompt, config, run)
+    given = _read(config.data, Prompt, config, run)
+    formats = [open_format(path, config) for path in config.models]
+    prompts = fitting(given, formats, config, runtime.token_budget)
+    run.log(0, {"data/prompts": len(prompts), "data/skipped": len(given) - len(prompts)})
+    references(prompts, config)  # raises before any model is asked
     measure = _Measure(config, runtime, accelerator, prompts, run, rewards)
     names = model_names(run.record.config.get("models", config.models))
     judge = next((name for name in ("gold", "reward") if name in measure.rewards), None)
@@ -84,13 +90,13 @@ def run(
 
 
 def model_names(models: Sequence[str]) -> list[str]:
-    """Short names for the table: "@sft" is sft, a folder its last name (that before `model`), doubles numbered."""
+    """Short names for the table: "@sft" is sft, a folder its last name (that before `model`), equal ones numbered."""
     names: list[str] = []
     for model in models:
         parts = [part for part in Path(model.removeprefix("@")).parts if part not in ("/", ".")]
         name = parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1]
-        taken = sum(other == name or other.startswith(f"{name}-") for other in names)
-        names.append(f"{name}-{taken + 1}" if taken else name)
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(one for one in chain([name], numbered) if one not in names))
     return names
 
 
@@ -110,8 +116,7 @@ class _Measure:
         self.is_main = run.is_main
         self.precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
         self.bootstrap = Bootstrap(config.bootstrap, config.confidence, config.seed)
-        kind = Demonstration if config.texts_are == "demonstrations" else Document
-        self.texts: list[Any] = [] if config.texts is None else _read(config.texts, kind, config, run)
+        self.texts = [] if config.texts is None else _read(config.texts, KINDS[config.texts_are], config, run)
         self.rewards = dict(self._build() if rewards is None else rewards)
         self.reference: Speaker | None = None
 
@@ -156,10 +161,8 @@ class _Measure:
         if self.config.texts is None:
             return {}
         budget = self.runtime.token_budget
-        as_sequences = demonstrated if self.config.texts_are == "demonstrations" else written
-        sequences, texts = as_sequences(speaker, self.texts, self.config.texts, budget)
-        if not sequences:
-            raise InputError("texts: none is left; look at texts.max_length and texts.over_long")
+        positions = positions_of(speaker.policy.model.config)
+        sequences, texts = text_sequences(speaker.format, self.texts, self.config, positions, budget)
         return asdict(perplexity(speaker.policy, sequences, texts, budget, self.bootstrap))
 
     def _open(self, path: str) -> Speaker:
@@ -167,8 +170,7 @@ class _Measure:
 
 
 def _read(options: DataOptions, kind: type[R], config: EvaluateConfig, run: Run) -> list[R]:
-    """All records: nothing is held out of what is held out."""
-    records, _, sources = load_data(options.model_copy(update={"validation": 0}), kind, config.seed)
+    records, _, sources = load_data(options, kind, config.seed)
     run.add_data(sources)
     return records
 

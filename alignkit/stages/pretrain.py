@@ -1,6 +1,7 @@
 """Pretraining: next-token training on documents, from a new model or on from a checkpoint. Knows no other stage."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_data
 from alignkit.data.tokenizer import FILL, train_tokenizer
 from alignkit.loop import Objective, Sums, fit, make_accelerator
-from alignkit.models import Policy, load_policy, load_tokenizer, save_model
+from alignkit.models import load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import TrieBatch
+from alignkit.packing import TokenSequence, TrieBatch
+from alignkit.policy import Policy
+from alignkit.prepare import fit_examples
 from alignkit.records import Document
 from alignkit.runs import Run
 
@@ -43,9 +46,12 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     if new:
         extend_embeddings(policy.model, tokenizer, new)
 
-    length = min(config.data.max_length, runtime.token_budget)
-    examples = document_sequences(train, tokenizer, length, config.fim_rate, config.seed)
-    held_out = document_sequences(validation, tokenizer, length)
+    def pieces(documents: Sequence[Document], fim_rate: float = 0.0) -> list[list[TokenSequence]]:
+        found = document_sequences(documents, tokenizer, config.data.max_length, fim_rate, config.seed)
+        fitted = fit_examples(found, config.data, runtime.token_budget, None, Counter())
+        return [example for example in fitted if example is not None]
+
+    examples, held_out = pieces(train, config.fim_rate), pieces(validation)
     run.log(0, {"data/train": len(examples), "data/validation": len(held_out)})
 
     def save(folder: Path) -> None:

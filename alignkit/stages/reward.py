@@ -36,10 +36,7 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     train, validation, compared = load_examples(
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )
-    scorer = load_scorer(
-        config.model, device=setting.accelerator.device, precision=setting.precision, seed=config.seed
-    )
-    setting.ready(scorer.model, config.model)
+    scorer = setting.scorer(config.model, config.seed)
     # A constant cancels in every pair: its gradient is rounding noise, which AdamW would blow up to steps.
     scorer.head.bias.requires_grad_(config.centring > 0)
     objective = ranking_objective(config.margin, config.centring)
@@ -54,7 +51,9 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     )
     metrics = held_out_metrics(scorer, validation, runtime.token_budget) if validation else {}
     if config.data.world and compared:
-        metrics = beside_limits(metrics, compared)
+        best = limits(compared)
+        metrics |= {"held_out/accuracy_ceiling": best.accuracy, "held_out/nll_floor": best.nll}
+    metrics = dict(sorted(metrics.items()))
     finish(run, result, {**metrics, "score_mean": scorer.mean.item(), "score_deviation": scorer.deviation.item()})
     return run.model_dir
 
@@ -119,26 +118,19 @@ def check_reload(scorer: Scorer, folder: Path, examples: Sequence[Example], budg
         raise RuntimeError(f"{folder}: saved scores differ from trained ones: {after.tolist()} and {before.tolist()}")
 
 
-def beside_limits(metrics: dict[str, float], comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """The metrics, accuracy and NLL beside the best that the built-in world allows on these comparisons."""
-    best = limits(comparisons)
-    own = {key: metrics[key] for key in ("held_out/accuracy", "held_out/nll")}
-    return {
-        "held_out/accuracy": own["held_out/accuracy"],
-        "held_out/accuracy_ceiling": best.accuracy,
-        "held_out/nll": own["held_out/nll"],
-        "held_out/nll_floor": best.nll,
-        **{key: value for key, value in metrics.items() if key not in own},
-    }
-
-
 def held_out_metrics(scorer: Scorer, examples: Sequence[Example], budget: int) -> dict[str, float]:
     """Accuracy, NLL and calibration error on untied pairs, each ranking weighing 1, beside length-only accuracy."""
-    numbered = [(sequence, n) for n, example in enumerate(examples) for sequence in example]
-    scores = score(scorer, [sequence for sequence, _ in numbered], budget)
-    ranks = torch.tensor([sequence.columns["rank"] for sequence, _ in numbered])
-    better, worse, weight = ranking_pairs(ranks, torch.tensor([n for _, n in numbered]))
-    lengths = torch.tensor([sum(w != 0 for w in sequence.weights) for sequence, _ in numbered])
+    sequences = [sequence for example in examples for sequence in example]
+    scores = score(scorer, sequences, budget)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    start = 0
+    for example in examples:
+        ranks = torch.tensor([sequence.columns["rank"] for sequence in example])
+        first, second, share = ranking_pairs(ranks, torch.zeros(len(example), dtype=torch.int64))
+        found.append((first + start, second + start, share))
+        start += len(example)
+    better, worse, weight = (torch.cat(part) for part in zip(*found, strict=True))
+    lengths = torch.tensor([sum(w != 0 for w in sequence.weights) for sequence in sequences])
     margins, weights = (scores[better] - scores[worse]).tolist(), weight.tolist()
     by_length = length_only_accuracy(lengths[better].tolist(), lengths[worse].tolist(), weights)
     return {

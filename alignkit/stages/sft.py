@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignkit.loop import Objective, Sums, fit
-from alignkit.models import Policy, load_policy, save_policy
+from alignkit.models import save_policy
 from alignkit.objective import Readings
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.packing import TokenSequence, TrieBatch
+from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting
 from alignkit.records import Demonstration
 from alignkit.runs import Run
@@ -25,10 +26,7 @@ def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:
     train, validation, _ = load_examples(
         config.data, Demonstration, tokenize, setting, run, config.seed, runtime.token_budget
     )
-    policy = load_policy(
-        config.model, device=setting.accelerator.device, precision=setting.precision, seed=config.seed
-    )
-    setting.ready(policy.model, config.model)
+    policy = setting.policy(config.model, config.seed)
 
     def save(folder: Path) -> None:
         save_policy(policy, format, folder)

@@ -105,6 +105,13 @@ def test_the_reference_answer_is_the_result_alone() -> None:
     assert dict(prompt)["columns"] == {"answer": "51"}
 
 
+def test_a_demonstrated_answer_is_the_reference_of_its_prompt() -> None:
+    (prompt,) = to_records({"instruction": "q", "context": "", "response": "a"}, Prompt, "dolly")
+    assert dict(prompt)["columns"] == {"answer": "a"}
+    (prompt,) = to_records({"messages": [U, A], "answer": "own"}, Prompt, "trl")
+    assert dict(prompt)["columns"] == {"answer": "own"}
+
+
 @pytest.mark.parametrize(
     ("more", "margins"),
     [

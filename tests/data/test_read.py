@@ -29,7 +29,7 @@ def write(folder: Path, name: str, *lines: str | bytes) -> Path:
     [
         ("a.jsonl", f"{GOOD}\n\n{GOOD}\r\n"),
         ("a.jsonl.gz", f"\ufeff{GOOD}\n{GOOD}"),
-        ("a.json", f"[{GOOD},\n {GOOD}\n]"),
+        ("a.json", f"[{GOOD},\n {GOOD}\n]\n \n"),
         ("a.json.gz", f"  [{GOOD}, {GOOD}]"),
         ("a.json", f"{GOOD}\n{GOOD}"),
         ("a.csv", 'prompt,completion\nq,a\n"q",a\n'),
@@ -101,6 +101,15 @@ def test_all_faults_are_counted_in_one_error(tmp_path: Path) -> None:
         read(path, Demonstration)
 
 
+def test_rows_before_the_first_of_a_known_form_are_skipped_like_any_other(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"foo": 1}', "3", GOOD, '{"bar": 1}', GOOD)
+    result = read(path, Demonstration, on_invalid="skip")
+    assert ([line for line, _ in result.rejected], len(result.records), result.rows) == ([1, 2, 4], 2, 5)
+    assert result.rejected[0][1].startswith("the row's form (foo) is not known")
+    with pytest.raises(InputError, match=r"a\.jsonl:1: the row's form \(foo\) is not known.*\(2 more of 5 rows"):
+        read(path, Demonstration)
+
+
 def test_skipping_everything_is_still_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.jsonl:1: malformed .*no other of the 2 rows can be used"):
         read(write(tmp_path, "a.jsonl", "{", "["), Demonstration, on_invalid="skip")
@@ -113,6 +122,13 @@ def test_skipping_everything_is_still_an_error(tmp_path: Path) -> None:
         ("a.json", b'[{"prompt": "q"}\n{"prompt": "q"}]', "a.json:2: malformed JSON at column 1: expected ','"),
         ("a.json", b'[\n{"prompt": "q"},\n{"prompt" "q"}]', "a.json:3: malformed JSON at column 11"),
         ("a.json", b'[{"prompt": "q", "completion": "a"}', "a.json:1: malformed JSON"),
+        (
+            "a.json",
+            f"[{GOOD}]\n[{GOOD}]".encode(),
+            "a.json:2: malformed JSON at column 1: the list has ended; put all",
+        ),
+        ("a.json", f"[{GOOD}]]".encode(), "a.json:1: malformed JSON at column 37: the list has ended"),
+        ("a.jsonl", b'["one"]\n\n["two"]\n', "a.jsonl:3: malformed JSON at column 1: the list has ended"),
         ("a.json", b'[\n"\xe9"]', "a.json:2: is not UTF-8 (byte 0xe9)"),
         ("a.txt", b"one\ntwo \xff", "a.txt:2: is not UTF-8 (byte 0xff)"),
         ("a.csv", b'prompt,completion\n"q,a', "a.csv:2: malformed CSV"),
@@ -160,6 +176,17 @@ def test_a_folder_gives_its_files_by_name_and_split(tmp_path: Path) -> None:
     assert names == ["train/x.txt", "train-0.jsonl.gz", "train-1.jsonl"]
     assert len(files_of(tmp_path)) == 4
     assert files_of(tmp_path / "test.jsonl") == [tmp_path / "test.jsonl"]
+    for name in (
+        ".ipynb_checkpoints/train-1.jsonl",
+        ".cache/train/y.jsonl",
+        ".train.jsonl",
+        "README.md",
+        "license.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path, name, GOOD)
+    assert [file.relative_to(tmp_path).as_posix() for file in files_of(tmp_path, "train")] == names
+    assert len(files_of(tmp_path)) == 4
     with pytest.raises(InputError, match="holds no data file whose name begins with 'dev'"):
         files_of(tmp_path, "dev")
     with pytest.raises(InputError, match="leave `split` out"):

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -347,6 +348,21 @@ def test_a_hub_name_without_a_network_is_one_line(recipe: Path) -> None:
 def test_an_override_of_an_unknown_stage_is_refused(recipe: Path) -> None:
     with pytest.raises(InputError, match=r"command line \(dop\.beta=0\.2\): 'dop'.*did you mean `dpo`"):
         load(recipe, "dop.beta=0.2")
+
+
+def test_the_hub_is_asked_once_for_a_model_that_many_stages_name(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def model_info(name: str, timeout: float) -> SimpleNamespace:
+        asked.append(name)
+        return SimpleNamespace(sha="a" * 40)
+
+    monkeypatch.setattr("huggingface_hub.model_info", model_info)
+    recipe.write_text(CHAIN.replace("path: base", "path: team/several").replace('"@sft"}', "team/several}"))
+    plan(load(recipe), Path("runs"))
+    assert asked == ["team/several"]
 
 
 def test_a_hub_model_enters_the_id_by_its_revision(

@@ -41,22 +41,25 @@ def sentence(chance: random.Random, longest: int = 8) -> str:
     return " ".join(chance.choices(WORDS, k=chance.randint(1, longest))) + "."
 
 
-def checkpoint(folder: Path, family: str = "llama", seed: int = 0, chat: bool = True, spread: float = 0.1) -> Path:
-    """Random weights and a tokenizer on disk; with `chat` the tokenizer has TEMPLATE."""
+def checkpoint(folder: Path, family: str = "llama", seed: int = 0, chat: bool = True, **shape: Any) -> Path:
+    """Random weights and a tokenizer of 300 tokens on disk; with `chat` the tokenizer has TEMPLATE."""
     tokenizer = train_tokenizer([sentence(random.Random(n)) for n in range(200)], "bpe", 300)
     tokenizer.chat_template = TEMPLATE if chat else None
     kind, model = FAMILIES[family]
     torch.manual_seed(seed)
+    small = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.1,
+    }
     config = kind(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+        **small | shape,
         tie_word_embeddings=family == "qwen3",
-        initializer_range=spread,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -36,12 +36,13 @@ from trl import DPOTrainer
 from alignkit.batches import rows_of
 from alignkit.config import build
 from alignkit.loop import Example, make_accelerator
-from alignkit.models import Policy, load_policy
+from alignkit.models import load_policy
 from alignkit.objective import accumulate
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import pack, sum_by_owner
+from alignkit.policy import Policy
 from alignkit.runs import Run
 from alignkit.stages import dpo, sft
 from alignkit.stages.dpo import preference_objective, with_reference

@@ -10,10 +10,13 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
+from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
+from alignkit.evaluation.answers import open_format
+from alignkit.models import load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.records import Completion, Scores
+from alignkit.records import Completion, Message, Scores
 from alignkit.runs import Run
 from alignkit.stages import evaluate
 from alignkit.stages.evaluate import model_names
@@ -198,6 +201,81 @@ def test_results_depend_neither_on_the_token_budget_nor_on_an_interruption(
     assert cut["rows"] == whole["rows"]
 
 
+def test_prompts_without_room_for_an_answer_are_refused_or_left_out_for_all_models(
+    folder: Path, tmp_path: Path
+) -> None:
+    """A token a letter; "wordy" is given two more tokens than "one" for each prompt."""
+    wordy = tiny.checkpoint(tmp_path / "wordy")
+    words = tiny.tokenizer()
+    words.chat_template = (
+        "{% for m in messages %}{{ m.content }}{{ '~' if m.role == 'assistant' else '..' }}{% endfor %}"
+    )
+    words.save_pretrained(wordy)
+    data = {"path": str(folder / "prompts.jsonl"), "max_length": 16}  # 8 tokens of answer leave 8
+    config = settings(folder, models=[str(folder / "one"), str(wordy)], data=data)
+    fits = [text for text in PROMPTS if len(text) + 2 <= 8]
+    assert 0 < len(fits) < len(PROMPTS) and max(map(len, PROMPTS)) == 8
+    with pytest.raises(InputError, match=rf"data\.max_length 16: {12 - len(fits)} of 12 prompts leave no room"):
+        start(tmp_path / "refused", config)
+    skipping = settings(folder, models=config.models, data=data | {"over_long": "skip"}, shown=12)
+    found = start(tmp_path / "skipped", skipping)
+    assert [shown["prompt"][0]["content"] for shown in found["side_by_side"]] == fits
+    assert found["prompts"] == len(fits) == len(found["answers"]["one"]) == len(found["answers"]["wordy"])
+    counted = json.loads((tmp_path / "skipped" / "metrics.jsonl").read_text().splitlines()[0])
+    assert (counted["data/prompts"], counted["data/skipped"]) == (len(fits), 12 - len(fits))
+    with pytest.raises(InputError, match=r"data\.max_length 9: 12 of 12 prompts .* Raise data\.max_length$"):
+        start(tmp_path / "none", settings(folder, data=data | {"over_long": "skip", "max_length": 9}))
+
+
+def test_a_token_budget_below_a_prompt_and_its_answer_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"runtime\.token_budget: 15 is less than a prompt and its completion, 16"):
+        start(tmp_path / "small", settings(folder), token_budget=15)
+    start(tmp_path / "enough", settings(folder), token_budget=16)
+    texts = {"path": str(folder / "texts.jsonl"), "max_length": 30}
+    with pytest.raises(InputError, match=r"texts: runtime\.token_budget: 16 is less than a sequence of 28 tokens"):
+        (folder / "long.jsonl").write_text(json.dumps({"prompt": "hi", "completion": "a" * 25}) + "\n")
+        config = settings(folder, texts=texts | {"path": str(folder / "long.jsonl")})
+        start(tmp_path / "texts", config, token_budget=16)
+
+
+def test_bits_per_byte_count_all_that_an_answer_spells(folder: Path, tmp_path: Path) -> None:
+    """Reasoning is predicted and its bytes count; a weight scales neither, and an answer of weight 0 is left out."""
+    thinker = tiny.checkpoint(tmp_path / "thinker", seed=2)
+    words = tiny.tokenizer()
+    words.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.reasoning_content + '. ' if m.reasoning_content }}"
+        "{{ m.content }}~{% else %}{{ m.content }}?{% endif %}{% endfor %}"
+    )
+    words.save_pretrained(thinker)
+    ask = {"role": "user", "content": "hi"}
+    thought = {"role": "assistant", "content": "ab", "reasoning": "hm", "weight": 0.5}
+    plain = {"role": "assistant", "content": "abc"}
+    rows = [[ask, thought], [ask, plain], [ask, plain, ask, plain | {"weight": 0}]]
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    found = start(tmp_path / "run", settings(folder, models=[str(thinker)], texts={"path": str(texts)}))
+    model = AutoModelForCausalLM.from_pretrained(thinker)
+    nats = -sum(plain_logp(model, "hi?", words(spelled)["input_ids"]) for spelled in ("hm. ab~", "abc~"))
+    row = found["table"]["thinker", "nats_per_token"]
+    assert row["value"] == pytest.approx(nats / (7 + 4), rel=1e-5)
+    assert found["table"]["thinker", "bits_per_byte"]["value"] == pytest.approx(nats / math.log(2) / (6 + 3), rel=1e-5)
+
+
+def test_template_kwargs_are_for_models_that_no_stage_has_made(folder: Path, tmp_path: Path) -> None:
+    base = tiny.checkpoint(tmp_path / "base")
+    words = tiny.tokenizer()
+    words.chat_template = (
+        "{% for m in messages %}{{ m.content }}{{ '~' if m.role == 'assistant' else sign }}{% endfor %}"
+    )
+    words.save_pretrained(base)
+    config = settings(folder, template_kwargs={"sign": "!"})
+    ask = (Message(role="user", content="hi"),)
+    assert words.decode(open_format(str(base), config).prompt(ask)) == "hi!"
+    made = ChatFormat.load(load_tokenizer(str(base)), template_kwargs={"sign": "?"})
+    made.save(base)
+    assert words.decode(open_format(str(base), config).prompt(ask)) == "hi?"
+
+
 def test_a_missing_answer_column_is_named(folder: Path, tmp_path: Path) -> None:
     config = settings(folder, metrics=["squad"], answer_column="solution")
     with pytest.raises(InputError, match=r"prompt 1 has no column 'solution', which the metric squad needs"):
@@ -213,3 +291,5 @@ def test_wrong_options_are_refused(folder: Path) -> None:
 
 def test_names_of_models() -> None:
     assert model_names(["@sft", "runs/hh/dpo/model", "/a/sft", "org/Base-1B"]) == ["sft", "dpo", "sft-2", "Base-1B"]
+    assert model_names(["@dpo-strict", "@dpo"]) == ["dpo-strict", "dpo"]
+    assert model_names(["@sft-2", "@sft", "/a/sft"]) == ["sft-2", "sft", "sft-3"]

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -91,6 +93,34 @@ def test_interrupted_and_resumed_is_uninterrupted(folder: Path, finished: Run) -
         assert torch.equal(weights(resumed)[name], value), name
     coefs = [line["objective/kl_coef"] for line in metrics(finished) if "objective/kl_coef" in line]
     assert len(set(coefs)) > 2
+
+
+def test_early_stopping_keeps_the_best_weights_also_when_resumed(folder: Path) -> None:
+    train = {"schedule": "constant", "evaluate_every": 1, "checkpoint_every": 2}
+    keep = {"missing_eos": {"rule": "keep"}}
+    patient = config(folder, train=train | {"steps": 6, "patience": 2}, **keep)
+
+    def judge(validations: int = 0, last_update: int = 99) -> Any:
+        held_out, updates = count(validations), count(1)
+
+        def score(completions: list[Completion]) -> Scores:
+            if len(completions) == patient.data.validation:
+                return Scores(total=((0.0, 5.0, 1.0, 0.0)[next(held_out)],) * len(completions))
+            if next(updates) > last_update:
+                raise KeyboardInterrupt
+            return letters(completions)
+
+        return score
+
+    whole = start(folder / "patient", patient, judge())
+    assert metrics(whole)[-1]["step"] == 3 and whole.record.metrics["objective/score"] == 5
+    once = start(folder / "once", config(folder, train=train | {"steps": 1}, **keep), judge())
+    with pytest.raises(KeyboardInterrupt):
+        start(folder / "cut", patient, judge(last_update=2))
+    resumed = start(folder / "cut", patient, judge(validations=3))
+    assert metrics(resumed) == metrics(whole)
+    for name, value in weights(once).items():
+        assert torch.equal(weights(whole)[name], value) and torch.equal(weights(resumed)[name], value), name
 
 
 def test_one_trajectory_under_any_budget(folder: Path, finished: Run) -> None:

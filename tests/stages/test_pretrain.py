@@ -20,6 +20,7 @@ from alignkit.stages import pretrain
 
 QUIET = RuntimeOptions(trackers=[])
 SMALL = {"layers": 1, "width": 16, "heads": 2, "kv_heads": 1}
+CHECKPOINT = {"architecture": None, "tokenizer": None}
 DATA = {"world": "corpus", "rows": 300, "max_length": 48, "validation": 0.1}
 
 
@@ -81,6 +82,20 @@ def test_a_checkpoint_is_trained_on_with_its_own_tokenizer(tmp_path: Path) -> No
     second = pretrained(more, tmp_path / "second")
     assert second.record.metrics["nll"] < first.record.metrics["nll"]
     assert (second.model_dir / "tokenizer.json").read_text() == (first.model_dir / "tokenizer.json").read_text()
+
+
+def test_a_token_budget_below_the_pieces_is_refused_and_changes_none(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("the cat sat on the mat. " * 40)
+    config = options(data={"path": str(book), "max_length": 48, "validation": 0.5})
+    for budget in (47, 48):
+        runtime = QUIET.model_copy(update={"token_budget": budget})
+        run = Run.open(tmp_path / str(budget), "pretrain", config, runtime)
+        if budget < 48:
+            with pytest.raises(InputError, match=r"runtime\.token_budget: 47 is less than a sequence of 48 tokens"):
+                pretrain.run(config, runtime, run)
+        else:
+            assert pretrain.run(config, runtime, run) == run.model_dir
 
 
 def test_pieces_predict_each_token_once_and_carry_the_bytes_once() -> None:
@@ -162,6 +177,9 @@ def test_a_shape_that_no_class_has_is_named(wrong: dict[str, object], told: str)
         ({"architecture": {**SMALL, "heads": 3}}, "no multiple of heads"),
         ({"architecture": {**SMALL, "kv_heads": 4}}, "no multiple of kv_heads"),
         ({"architecture": None, "model": {"path": "x"}}, "brings its own"),
+        ({**CHECKPOINT, "model": {"path": "x", "chat_template": "chatml"}}, "model.chat_template: documents have no"),
+        ({**CHECKPOINT, "model": {"path": "x", "eos_token": "x"}}, "model.eos_token"),
+        ({**CHECKPOINT, "model": {"path": "x", "template_kwargs": {"x": 1}}}, "model.template_kwargs"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(changed: dict[str, object], told: str) -> None:

@@ -24,18 +24,20 @@ from chat_cases import (
 )
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from alignkit.batches import rows_of
 from alignkit.config import InputError
-from alignkit.models import Policy, load_policy
+from alignkit.models import load_policy
 from alignkit.objective import accumulate
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import pack
+from alignkit.packing import TokenSequence, pack
+from alignkit.policy import Policy
 from alignkit.stages import sft
 
 
@@ -56,12 +58,17 @@ def finished(folder: Path) -> Any:
     return start(sft, folder / "whole", config(folder))
 
 
-@torch.no_grad()
-def logps(policy: Policy, folder: Path) -> Tensor:
-    """Log-probabilities of fixed answers."""
+def fixed_turns(model: Path) -> list[TokenSequence]:
+    """Fixed answers in the format of a model."""
     rows = demonstrations(5, seed=9)
-    turns = format_of(folder / "base").turns_of([(messages(row["messages"]), None) for row in rows])
-    return torch.cat([policy(batch).logps for batch in pack([t for turn in turns for t in turn], 4096)])
+    turns = format_of(model).turns_of([(messages(row["messages"]), None) for row in rows])
+    return [turn for conversation in turns for turn in conversation]
+
+
+@torch.no_grad()
+def logps(policy: Policy, model: Path) -> Tensor:
+    """Log-probabilities of the fixed answers."""
+    return torch.cat([policy(batch).logps for batch in pack(fixed_turns(model), 4096)])
 
 
 def trained(folder: Path, directory: Path, settings: SftConfig) -> tuple[Policy, Path]:
@@ -220,11 +227,11 @@ def test_a_template_that_prints_no_answer_is_named(folder: Path, tmp_path: Path)
 @pytest.mark.parametrize("lora", [None, {"r": 2}], ids=["full", "lora"])
 def test_an_artifact_reloads_to_the_same(folder: Path, tmp_path: Path, lora: Any) -> None:
     policy, artifact = trained(folder, tmp_path / "run", config(folder, model={"lora": lora}))
-    expected = logps(policy, folder)
+    expected = logps(policy, folder / "base")
     again = load_policy(ModelOptions(path=str(artifact)), trainable=False)
-    torch.testing.assert_close(logps(again, folder), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logps(again, folder / "base"), expected, rtol=1e-4, atol=1e-4)
     fresh = load_policy(ModelOptions(path=str(folder / "base")), trainable=False)
-    assert (logps(fresh, folder) - expected).abs().max() > 0.1
+    assert (logps(fresh, folder / "base") - expected).abs().max() > 0.1
 
 
 def test_an_adapter_over_four_bits_reloads_to_the_same(folder: Path, tmp_path: Path) -> None:
@@ -232,12 +239,14 @@ def test_an_adapter_over_four_bits_reloads_to_the_same(folder: Path, tmp_path: P
     options = {"lora": {"r": 2}, "load_in_4bit": True}
     policy, artifact = trained(folder, tmp_path / "run", config(folder, model=options))
     assert any(p.dtype == torch.uint8 for p in policy.parameters())
-    expected = logps(policy, folder)
+    expected = logps(policy, folder / "base")
     model = ModelOptions(path=str(artifact), load_in_4bit=True, adapter="continue")
-    torch.testing.assert_close(logps(load_policy(model, trainable=False), folder), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logps(load_policy(model, trainable=False), folder / "base"), expected, rtol=1e-4, atol=1e-4
+    )
     # Merged, it stands on the base that was never 4-bit: near, but not the same.
-    merged = logps(load_policy(ModelOptions(path=str(artifact)), trainable=False), folder)
-    fresh = logps(load_policy(ModelOptions(path=str(folder / "base")), trainable=False), folder)
+    merged = logps(load_policy(ModelOptions(path=str(artifact)), trainable=False), folder / "base")
+    fresh = logps(load_policy(ModelOptions(path=str(folder / "base")), trainable=False), folder / "base")
     assert 1e-4 < (merged - expected).abs().mean() < (fresh - expected).abs().mean()
 
 
@@ -258,6 +267,44 @@ def test_a_base_without_a_template_learns_the_one_named(folder: Path, tmp_path: 
     bare = config(folder, model={"path": str(tmp_path / "base")})
     with pytest.raises(InputError, match="chat_template"):
         start(sft, tmp_path / "bare", bare)
+
+
+def without_marks(base: Path) -> Path:
+    """The checkpoint's tokenizer without the tokens of ChatML."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str().replace("<|im_", "<|was_"))
+    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|bos|>", eos_token="<|eos|>").save_pretrained(base)
+    return base
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"], ids=["two tables", "tied"])
+@pytest.mark.parametrize("four_bit", [False, True], ids=["float32", "4bit"])
+def test_an_adapter_brings_the_tokens_that_its_base_lacks(
+    folder: Path, tmp_path: Path, family: str, four_bit: bool
+) -> None:
+    """The base has no rows for them either: the adapter's artifact alone holds what they were trained to."""
+    base = without_marks(checkpoint(tmp_path / "base", family, chat=False))
+    lora = {"lora": {"r": 2}, "load_in_4bit": four_bit}
+    options = {"path": str(base), "chat_template": "chatml"} | lora
+    policy, artifact = trained(folder, tmp_path / "run", config(folder, model=options))
+    turns = fixed_turns(artifact)
+    assert {300, 301} <= {token for turn in turns for token in turn.ids}
+    rows = policy.model.get_input_embeddings()
+    trained_rows = rows.token_adapter.trainable_tokens_delta["default"]
+    assert (trained_rows - rows.token_adapter.base_layer.weight[300:]).abs().max() > 1e-3
+    expected = logps(policy, artifact)
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    again = load_policy(ModelOptions(path=str(artifact), adapter="continue", load_in_4bit=four_bit), trainable=False)
+    torch.testing.assert_close(logps(again, artifact), expected, **near)
+    if not four_bit:
+        merged = load_policy(ModelOptions(path=str(artifact)), trainable=False)
+        torch.testing.assert_close(logps(merged, artifact), expected, **near)
+        plain: Any = AutoPeftModelForCausalLM.from_pretrained(artifact, dtype=torch.float32)
+        ids = torch.tensor([turns[0].ids])
+        with torch.no_grad(), policy.plain() as model:
+            torch.testing.assert_close(plain(ids).logits, model(ids).logits, **near)
+    # A second adapter goes on from the first, merged into its base with the new rows.
+    start(sft, tmp_path / "further", config(folder, model={"path": str(artifact)} | lora))
 
 
 def test_a_message_counts_by_its_weight(folder: Path) -> None:

@@ -1,0 +1,126 @@
+"""A causal language model over rows of tries: log-probabilities leave it, never logits. Knows no checkpoint."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from alignkit.packing import TrieBatch
+from alignkit.trunk import plain_attention, replaced_trunk, run_trunk, trunk_of
+
+# Logits of one chunk of predictions, in numbers: 256 MB in float32. Above it, chunks are recomputed backward.
+CHUNK = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogProbs:
+    """What leaves a policy."""
+
+    logps: Tensor
+    """[E] float32, log-probability of each entry's target, in nats."""
+    entropies: Tensor | None
+    """[E] float32, entropy of each prediction, in nats; only where asked for."""
+
+
+class Policy(nn.Module):
+    """A causal language model that takes rows of tries and gives log-probabilities, never logits."""
+
+    def __init__(self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.tries = tries
+        # Kept out of the module tree: it wraps `model`, whose parameters would be listed twice.
+        self._adapted = (adapted,)
+
+    @property
+    def adapted(self) -> PeftModel | None:
+        """The PEFT wrapper, where LoRA adapters are in the model."""
+        return self._adapted[0]
+
+    def forward(
+        self, batch: TrieBatch, *, temperature: float = 1.0, entropy: bool = False, barred: Sequence[int] = ()
+    ) -> TokenLogProbs:
+        """Log-probabilities (and entropies) of a row's entries at a sampling temperature.
+
+        `barred` token ids are impossible where the entry column "barred" is not 0, as when they were sampled.
+        """
+        states = run_trunk(trunk_of(self.model), batch, self.tries)
+        hidden = states.at(batch, batch.source, batch.owner)
+        rows = max(1, CHUNK // self.model.get_output_embeddings().weight.shape[0])
+        logps: list[Tensor] = []
+        entropies: list[Tensor] = []
+        held = batch.entry_columns.get("barred") if barred else None
+        holds = [None] * len(batch.target) if held is None else held.split(rows)
+        for chunk, target, hold in zip(hidden.split(rows), batch.target.split(rows), holds, strict=False):
+            arguments = (chunk, target, temperature, entropy, states.output, hold, barred)
+            if len(hidden) > rows and torch.is_grad_enabled():
+                logp, entropic = checkpoint(self._head, *arguments, use_reentrant=False)
+            else:
+                logp, entropic = self._head(*arguments)
+            logps.append(logp)
+            entropies.append(entropic)
+        return TokenLogProbs(torch.cat(logps), torch.cat(entropies) if entropy else None)
+
+    def _head(
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        temperature: float,
+        entropy: bool,
+        output: type[Any],
+        hold: Tensor | None,
+        barred: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        with replaced_trunk(self.model, output(last_hidden_state=hidden[None])):
+            logits = self.model(input_ids=target[None], use_cache=False).logits[0].float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        if hold is not None:
+            impossible = torch.zeros_like(logits, dtype=torch.bool)
+            impossible[:, list(barred)] = (hold != 0)[:, None]
+            logits = logits.masked_fill(impossible, -torch.inf)
+        logp = -F.cross_entropy(logits, target, reduction="none")
+        if not entropy:
+            return logp, logp.new_zeros(0)
+        log_distribution = logits.log_softmax(-1)
+        return logp, -(log_distribution.exp() * log_distribution.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """While open, the policy is its reference: adapters off, or the incoming adapter's frozen copy on.
+
+        Raises ValueError for a fully trained policy, whose reference is a copy (`frozen_copy`) or cached numbers.
+        """
+        if self.adapted is None:
+            raise ValueError("a fully trained policy has no reference inside: take frozen_copy() before training")
+        if "reference" in self.adapted.peft_config:
+            training = {name: p.requires_grad for name, p in self.model.named_parameters()}
+            self.adapted.set_adapter("reference")
+            try:
+                yield
+            finally:
+                self.adapted.set_adapter("default")
+                for name, parameter in self.model.named_parameters():
+                    parameter.requires_grad_(training[name])
+        else:
+            with self.adapted.disable_adapter():
+                yield
+
+    def frozen_copy(self) -> "Policy":
+        """A copy that is never trained, for use as a reference."""
+        twin = Policy(copy.deepcopy(self.model), tries=self.tries)
+        return twin.requires_grad_(False).eval()
+
+    @contextmanager
+    def plain(self) -> Iterator[PreTrainedModel]:
+        """The transformers model with its ordinary attention, for `generate`."""
+        with plain_attention(self.model) as model:
+            yield model

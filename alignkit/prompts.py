@@ -1,0 +1,43 @@
+"""The prompts that a stage samples from: those that leave room for an answer. It knows no model and no algorithm."""
+
+import logging
+from collections.abc import Sequence
+
+from alignkit.chat import ChatFormat
+from alignkit.config import InputError
+from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.ppo import PpoConfig
+from alignkit.records import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+def fitting(
+    prompts: Sequence[Prompt], formats: Sequence[ChatFormat], config: PpoConfig | EvaluateConfig, budget: int
+) -> list[Prompt]:
+    """The prompts that leave room for max_new_tokens within data.max_length in each of `formats`.
+
+    Raises InputError for one that does not, where over_long is not `skip`; where none is left; and where one may
+    exceed the token budget with its completion: runtime options must not change a result.
+    """
+    room = config.data.max_length - config.max_new_tokens
+    conversations = [(prompt.messages, prompt.tools) for prompt in prompts]
+    contexts = zip(*(format.prompts(conversations) for format in formats), strict=True)
+    lengths = [max(len(context) for context in of_prompt) for of_prompt in contexts]
+    kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
+    if len(kept) < len(prompts):
+        over = next(n for n, length in enumerate(lengths) if length > room)
+        text, skip = prompts[over].messages[-1].content[:60], config.data.over_long == "skip"
+        told = f"{len(prompts) - len(kept)} of {len(prompts)} prompts leave no room for max_new_tokens"
+        told = f"data.max_length {config.data.max_length}: {told} {config.max_new_tokens}"
+        if not kept or not skip:
+            way = "Raise data.max_length" if skip else "Raise data.max_length, or set data.over_long: skip"
+            raise InputError(f"{told}; the first, {text!r}, has {lengths[over]} tokens. {way}")
+        logger.warning(f"{told}: skipped")
+    longest = max((length for length in lengths if length <= room), default=0) + config.max_new_tokens
+    if longest > budget:
+        raise InputError(
+            f"runtime.token_budget: {budget} is less than a prompt and its completion, {longest} tokens; raise it, or "
+            "lower data.max_length or max_new_tokens"
+        )
+    return kept
