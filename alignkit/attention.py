@@ -6,7 +6,9 @@ causally to its path from the root: that is all the kernels below compute.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,8 @@ try:
 except ImportError:  # a torch build without it
     varlen_attn = None
 
+# Before torch 2.12 the kernel has no such keyword, and wants a key for every query head.
+GROUPED = varlen_attn is not None and "enable_gqa" in signature(varlen_attn).parameters
 NAME = "alignkit_trie"
 KEYWORD = "trie_layout"
 # What one more kernel call costs, in query-key pairs: below it, padding segments together is cheaper.
@@ -240,6 +244,10 @@ def _varlen(
 ) -> Tensor:
     """One varlen kernel call, aligned at the lower right: queries are segments, keys their paths."""
     key, value = (x[0].index_select(1, layout.key_nodes).transpose(0, 1) for x in (key, value))
+    groups = query.shape[1] // key.shape[1]
+    options: dict[str, Any] = {"enable_gqa": groups > 1} if GROUPED else {}
+    if groups > 1 and not GROUPED:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     out = varlen_attn(
         query[0].transpose(0, 1).contiguous(),
         key.contiguous(),
@@ -249,7 +257,7 @@ def _varlen(
         *layout.longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=key.shape[1] != query.shape[1],
+        **options,
     )
     return out[None]
 

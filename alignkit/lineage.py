@@ -89,16 +89,18 @@ def standing(part: Path, user: Path) -> Path:
     """
     run = user.resolve().parent
     record = read_record(run)
-    known = [folder for folder in part.parents if record is not None and folder.name in record.parents]
-    if record is None or not known:
+    chain = run.parent.name
+    parents = {} if record is None else record.parents
+    made_by = next((one for one in part.parents if one.name in parents and one.parent.name == chain), None)
+    if made_by is None:
         return part
-    id = record.parents[known[0].name]
-    for place in (known[0], run.parent / known[0].name):
+    id = parents[made_by.name]
+    for place in (made_by, run.parent / made_by.name):
         for directory in (place, aside(place, id)):
             found = read_record(directory)
             if found is not None and found.id == id:
-                return directory / part.relative_to(known[0])
-    raise InputError(f"{user} was made from the run {id[:8]} of {known[0]}, which is neither there nor beside {run}")
+                return directory / part.relative_to(made_by)
+    raise InputError(f"{user} was made from the run {id[:8]} of {made_by}, which is neither there nor beside {run}")
 
 
 # ------------------------------------------------------------------------------------------------------------ files

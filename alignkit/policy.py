@@ -52,8 +52,8 @@ class Policy(nn.Module):
 
         `barred` token ids are impossible where the entry column "barred" is not 0, as when they were sampled.
         """
-        states = run_trunk(trunk_of(self.model), batch, self.tries)
-        hidden = states.at(batch, batch.source, batch.owner)
+        states = run_trunk(trunk_of(self.model), batch, batch.source, batch.owner, self.tries)
+        hidden = states.hidden
         rows = max(1, CHUNK // self.model.get_output_embeddings().weight.shape[0])
         logps: list[Tensor] = []
         entropies: list[Tensor] = []

@@ -47,11 +47,10 @@ class Scorer(nn.Module):
 
     def forward(self, batch: TrieBatch, at: Literal["last", "source"] = "last") -> Tensor:
         """Raw scores, float32: [O] at each sequence's last token, or [E] at each entry's source."""
-        states = run_trunk(trunk_of(self.model), batch, self.tries)
+        nodes, owners = batch.source, batch.owner
         if at == "last":
-            hidden = states.at(batch, batch.last, torch.arange(len(batch.last), device=batch.last.device))
-        else:
-            hidden = states.at(batch, batch.source, batch.owner)
+            nodes, owners = batch.last, torch.arange(len(batch.last), device=batch.last.device)
+        hidden = run_trunk(trunk_of(self.model), batch, nodes, owners, self.tries).hidden
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.float()).squeeze(-1)
 

@@ -142,9 +142,8 @@ def sample_batch() -> TrieBatch:
 def compare(shared: PreTrainedModel, plain: PreTrainedModel) -> float:
     """Largest relative difference between one shared pass and separate plain ones: states and whole gradient."""
     batch = sample_batch()
-    ours = run_trunk(trunk_of(shared), batch, tries=True)
-    direction = torch.randn(ours.hidden.shape[-1], generator=torch.Generator().manual_seed(2))
-    ours_at = ours.at(batch, batch.source, batch.owner)
+    ours_at = run_trunk(trunk_of(shared), batch, batch.source, batch.owner, tries=True).hidden
+    direction = torch.randn(ours_at.shape[-1], generator=torch.Generator().manual_seed(2))
     (ours_at @ direction).tanh().sum().backward()
     theirs_at = torch.zeros_like(ours_at)
     total = torch.zeros(())

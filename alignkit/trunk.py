@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignkit.attention import KEYWORD, NAME, trie_layout
 from alignkit.packing import TrieBatch, paths
@@ -19,20 +20,12 @@ from alignkit.packing import TrieBatch, paths
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """Hidden states of a row."""
+    """Hidden states that were read off a row."""
 
     hidden: Tensor
-    """[N, D]: one row a node (a trie pass), or one row a token of each sequence (plain passes)."""
-    starts: Tensor | None
-    """[O] int64, where each sequence's states start; None after a trie pass."""
+    """[K, D]."""
     output: type[Any]
     """The class of the trunk's output."""
-
-    def at(self, batch: TrieBatch, nodes: Tensor, owners: Tensor) -> Tensor:
-        """[K, D]: the states of `nodes` [K] as sequences `owners` [K] see them."""
-        if self.starts is None:
-            return self.hidden.index_select(0, nodes)
-        return self.hidden.index_select(0, self.starts[owners] + batch.positions[nodes])
 
 
 def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -43,20 +36,50 @@ def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
     return next(child for child in model.children() if isinstance(child, PreTrainedModel))
 
 
-def run_trunk(trunk: PreTrainedModel, batch: TrieBatch, tries: bool) -> States:
-    """One forward pass of `trunk` (a model without its head) over a row."""
+def run_trunk(trunk: PreTrainedModel, batch: TrieBatch, nodes: Tensor, owners: Tensor, tries: bool) -> States:
+    """The states of `nodes` [K] as sequences `owners` [K] see them, of `trunk` (a model without its head)."""
     if not tries:
-        return _run_separately(trunk, batch)
-    output = trunk(
-        input_ids=batch.ids[None],
-        position_ids=batch.positions[None],
-        use_cache=False,
-        **{KEYWORD: trie_layout(batch)},
-    )
-    return States(output.last_hidden_state[0], None, type(output))
+        return _run_separately(trunk, batch, nodes, owners)
+    with _last_mlp_at(trunk, nodes):
+        output = trunk(
+            input_ids=batch.ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            **{KEYWORD: trie_layout(batch)},
+        )
+    return States(output.last_hidden_state[0].index_select(0, nodes), type(output))
 
 
-def _run_separately(trunk: PreTrainedModel, batch: TrieBatch) -> States:
+@contextmanager
+def _last_mlp_at(trunk: PreTrainedModel, nodes: Tensor) -> Iterator[None]:
+    """While open, the last layer's MLP computes `nodes` alone, and leaves 0 elsewhere: no other state is read.
+
+    Does nothing where a layer keeps its MLP under another name, or runs again backward, after this has closed.
+    """
+    layers = [module for module in trunk.modules() if isinstance(module, GradientCheckpointingLayer)]
+    mlp = dict(layers[-1].named_children()).get("mlp") if layers else None
+    if mlp is None or not len(nodes) or layers[-1].gradient_checkpointing:
+        yield
+        return
+    whole, own, read = mlp.forward, vars(mlp).get("forward"), nodes.unique()
+
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        returned = whole(hidden.index_select(1, read), *args, **kwargs)
+        some = returned[0] if isinstance(returned, tuple) else returned  # experts return their router's scores too
+        placed = some.new_zeros(hidden.shape).index_copy(1, read, some)
+        return (placed, *returned[1:]) if isinstance(returned, tuple) else placed
+
+    mlp.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del mlp.forward
+        else:
+            mlp.forward = own
+
+
+def _run_separately(trunk: PreTrainedModel, batch: TrieBatch, nodes: Tensor, owners: Tensor) -> States:
     found = paths(batch)
     by_length: dict[int, list[int]] = {}
     for owner, path in enumerate(found):
@@ -64,13 +87,14 @@ def _run_separately(trunk: PreTrainedModel, batch: TrieBatch) -> States:
     parts: list[Tensor] = []
     starts = [0] * len(found)
     offset, kind = 0, object
-    for length, owners in by_length.items():
-        output = trunk(input_ids=torch.stack([batch.ids[found[o]] for o in owners]), use_cache=False)
+    for length, members in by_length.items():
+        output = trunk(input_ids=torch.stack([batch.ids[found[o]] for o in members]), use_cache=False)
         kind = type(output)
         parts.append(output.last_hidden_state.flatten(0, 1))
-        for owner in owners:
+        for owner in members:
             starts[owner], offset = offset, offset + length
-    return States(torch.cat(parts), torch.tensor(starts, device=batch.ids.device), kind)
+    places = torch.tensor(starts, device=batch.ids.device)[owners] + batch.positions[nodes]
+    return States(torch.cat(parts).index_select(0, places), kind)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Shared = separate: a trie pass equals plain passes of the untouched model, values and gradients alike."""
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from alignkit import attention, selfcheck
 from alignkit.attention import NAME, trie_attention, trie_layout
 from alignkit.packing import TrieBatch, pack, paths
 from alignkit.policy import Policy
@@ -138,9 +140,6 @@ def test_the_self_check_refuses_and_the_fallback_is_equal(family: str) -> None:
 
 
 def test_gpt_oss_without_its_sinks_would_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import alignkit.attention as attention  # noqa: PLC0415
-    from alignkit import selfcheck  # noqa: PLC0415
-
     whole = attention._explicit
     monkeypatch.setattr(attention, "_explicit", lambda *a: whole(*a[:-1], None))
     monkeypatch.setattr(selfcheck, "_VERDICTS", {})
@@ -211,6 +210,41 @@ def test_shared_equals_separate_in_bf16_on_a_gpu(family: str) -> None:
         shared = Policy(ours.cuda())(batch.to("cuda")).logps
         separate = separate_logps(plain.cuda(), batch.to("cuda"))
     assert (shared - separate.cuda()).abs().mean() < 2e-2
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_varlen_call_describes_the_same_attention(
+    monkeypatch: pytest.MonkeyPatch, window: int | None, grouped: bool
+) -> None:
+    """What the CUDA kernel is given, read as its documentation says, is what the CPU computes."""
+
+    def documented(
+        q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor, k_starts: Tensor, *longest: int, **how: Any
+    ) -> Tensor:
+        assert how.pop("enable_gqa", False) == grouped and (grouped or k.shape[1] == q.shape[1])
+        assert longest == (int(q_starts.diff().max()), int(k_starts.diff().max()))
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        parts = []
+        for (a, b), (c, d) in zip(pairwise(q_starts.tolist()), pairwise(k_starts.tolist()), strict=True):
+            # Lower right: the last query sees up to the last key; window (w, 0): w keys before its own, none after.
+            own = torch.arange(d - c - (b - a), d - c)[:, None]
+            keys = torch.arange(d - c)
+            left = how["window_size"][0]
+            seen = (keys <= own) & ((left < 0) | (keys >= own - left))
+            scores = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]) * how["scale"]
+            parts.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v[c:d]))
+        return torch.cat(parts)
+
+    monkeypatch.setattr(attention, "varlen_attn", documented)
+    monkeypatch.setattr(attention, "GROUPED", grouped)
+    batch = sample_batch()
+    layout = trie_layout(batch)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, len(batch.ids), 8) for heads in (4, 2, 2))
+    ours = attention._varlen(layout, q, k, v, 0.3, window)
+    expected, _ = trie_attention(None, q, k, v, None, scaling=0.3, sliding_window=window, trie_layout=layout)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_of_one_long_and_many_short_sequences_use_several_kernel_calls() -> None:

@@ -208,16 +208,17 @@ def test_a_damaged_record_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_an_artifact_finds_what_it_was_made_from_where_runs_moved(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+    runs = tmp_path / "runs" / "hh"
     Run.open(runs / "sft", "sft", Options(), QUIET, "1" * 64)
     Run.open(runs / "dpo", "dpo", Options(), QUIET, "2" * 64, {"sft": "1" * 64})
     made_from = runs / "sft" / "model" / ".merged"
     assert standing(made_from, runs / "dpo" / "model") == made_from
-    assert standing(tmp_path / "base", runs / "dpo" / "model") == tmp_path / "base", "no run's: as it is"
+    for other in (tmp_path / "base", tmp_path / "sft" / "model"):
+        assert standing(other, runs / "dpo" / "model") == other, "no run's: as it is"
     (runs / "sft").rename(runs / "sft.11111111")
     assert standing(made_from, runs / "dpo" / "model") == runs / "sft.11111111" / "model" / ".merged"
-    runs.rename(tmp_path / "moved")
-    moved = tmp_path / "moved"
+    runs.parent.rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / "hh"
     assert standing(made_from, moved / "dpo" / "model") == moved / "sft.11111111" / "model" / ".merged"
     Run.open(moved / "sft", "sft", Options(), QUIET, "3" * 64)
     assert standing(made_from, moved / "dpo" / "model") == moved / "sft.11111111" / "model" / ".merged"

@@ -19,13 +19,13 @@ from alignkit.data.read import read
 from alignkit.data.tokenizer import train_tokenizer
 from alignkit.options import STAGES
 from alignkit.options.shared import RuntimeOptions
-from alignkit.records import Comparison, Demonstration
+from alignkit.records import Comparison, Demonstration, Prompt
 from alignkit.runs import Run, read_metrics
-from alignkit.stages import dpo, reward, sft
+from alignkit.stages import dpo, ppo, reward, sft
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = RuntimeOptions(trackers=[], device="cpu")
-RUNS = {"sft": sft.run, "reward": reward.run, "dpo": dpo.run}
+RUNS = {"sft": sft.run, "reward": reward.run, "dpo": dpo.run, "ppo": ppo.run}
 
 
 def small_model(folder: Path, texts: list[str]) -> str:
@@ -112,6 +112,28 @@ def test_comparisons(shared: Path, tmp_path: Path, source: str) -> None:
     assert_sound(policy, "preference", {"preference", "accuracy", "margin", "chosen_gain"})
     first = next(line for line in read_metrics(policy.directory) if "preference" in line)
     assert first["preference"] == pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_a_task_with_checkable_answers(shared: Path, tmp_path: Path) -> None:
+    """GSM8K: worked answers first, then PPO on whether the last number is the published result."""
+    path = shared / "data/gsm8k/train.jsonl.gz"
+    prompts = read(path, Prompt).records
+    assert len(prompts) == 7473 and prompts[0].columns["answer"].isdigit()
+    base = small_model(
+        tmp_path / "base", [m.content for r in read(path, Demonstration).records[:200] for m in r.messages]
+    )
+    data = {"path": str(path), "rows": 64, "validation": 16, "max_length": 512, "over_long": "skip"}
+    tuned = start(
+        "sft", tmp_path, {"model": {"path": base, "chat_template": "chatml"}, "data": data, "train": fit(5e-3)}
+    )
+    assert_sound(tuned, "nll", {"nll"})
+    policy = {"model": {"path": str(tuned.model_dir)}, "reward": {"kind": "rules", "rule": "number"}}
+    sampling = {"samples": 2, "max_new_tokens": 24, "missing_eos": {"rule": "keep"}}
+    run = start("ppo", tmp_path, policy | sampling | {"data": data, "train": {"batch_size": 16, "steps": 2}})
+    lines = read_metrics(run.directory)
+    scores = [line["objective/score"] for line in lines if "objective/score" in line]
+    assert len(scores) == 2 and all(0 <= score <= 1 for score in scores)
+    assert run.record.status == "done" and run.record.data[0]["rows"] == 7473
 
 
 # ------------------------------------------------------------------------------------------------ a real checkpoint

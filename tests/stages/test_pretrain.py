@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chat_cases import assert_equal_runs, interrupted, start
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignkit.config import InputError
@@ -185,3 +186,8 @@ def test_a_shape_that_no_class_has_is_named(wrong: dict[str, object], told: str)
 def test_options_that_contradict_each_other_are_refused(changed: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         options(**changed)
+
+
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
+    config = options(train={"learning_rate": 1e-2, "batch_size": 16, "steps": 6, "checkpoint_every": 2})
+    assert_equal_runs(interrupted(pretrain, tmp_path / "cut", config, 3), start(pretrain, tmp_path / "whole", config))
