@@ -27,6 +27,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from alignkit.lineage import alignkit_commit
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 BATCH = 8
@@ -256,6 +258,7 @@ def main() -> None:
             versions = {name: version(name) for name in packages}
             found = {
                 "date": date.today().isoformat(),
+                "alignkit": alignkit_commit(),
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
                 "versions": versions,
                 "data": arguments.data.name if arguments.data else "the built-in world",
