@@ -85,14 +85,15 @@ def test_towards_the_optimum(folder: Path) -> None:
     print(f"J* - J: {start:.4f} -> {end:.4f} after {512 * 40:,} samples; {standing(after)}")
     assert start == pytest.approx(optimum(BETA)[1] - 0.502162, abs=5e-3)
     assert -1e-6 < end < 0.3 * start
-    # The KL that a run logs is the enumerated one, within two standard errors of its 2,048 samples.
-    settings = settings_of(folder, 2048, 1)
+    # The KL that a run logs is the enumerated one, within three standard errors of its 8,192 samples.
+    settings = settings_of(folder, 8192, 1)
     reopened = ppo.Ppo(settings, load_actors(settings, RUNTIME, run, bigram_reward))
     copy_parameters(reopened.actors.policy, load_policy(ModelOptions(path=str(run.model_dir))).state_dict(), "the run")
     logged = reopened.describe(reopened.score(reopened.sample(reopened.drawn(0), 0, [0])))["objective/kl"]
     exact = float(after.exp() @ (after - before))
     deviation = float((after.exp() @ (after - before - exact) ** 2) ** 0.5)
-    assert abs(logged - exact) < 2 * deviation / 2048**0.5
+    print(f"logged KL {logged:.4f}, exact {exact:.4f}, standard error {deviation / 8192**0.5:.4f}")
+    assert abs(logged - exact) < 3 * deviation / 8192**0.5
 
 
 @pytest.mark.slow
