@@ -85,9 +85,9 @@ def load_model(
     frozen = options.lora is not None or options.load_in_4bit or not trainable
     dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
     place = torch.device(device)
-    if options.adapter == "continue" and not is_adapter(options.path):
-        raise InputError(f"model.adapter: {options.path!r} holds whole weights, no adapter to continue; remove it")
     if not is_adapter(options.path):
+        if options.adapter == "continue":
+            raise InputError(f"model.adapter: {options.path!r} holds whole weights, no adapter to continue; remove it")
         model, tries = _open(options.path, dtype, place, options.load_in_4bit)
         adapted = None
     elif options.adapter == "continue":
