@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from alignkit.loop import Objective, Sums, fit, make_optimizer, update
     from alignkit.models import load_policy, load_tokenizer, save_policy
     from alignkit.options.shared import LoraOptions, ModelOptions, TrainOptions
-    from alignkit.packing import TokenSequence, TrieBatch, pack, sum_by_owner
+    from alignkit.packing import pack
     from alignkit.policy import Policy
     from alignkit.scorer import Scorer, load_scorer, save_scorer
+    from alignkit.trie import TokenSequence, TrieBatch, sum_by_owner
 
 _HOMES = {
     "chat": ("ChatFormat",),
@@ -19,9 +20,10 @@ _HOMES = {
     "loop": ("Objective", "Sums", "fit", "make_optimizer", "update"),
     "models": ("load_policy", "load_tokenizer", "save_policy"),
     "options.shared": ("LoraOptions", "ModelOptions", "TrainOptions"),
-    "packing": ("TokenSequence", "TrieBatch", "pack", "sum_by_owner"),
+    "packing": ("pack",),
     "policy": ("Policy",),
     "scorer": ("Scorer", "load_scorer", "save_scorer"),
+    "trie": ("TokenSequence", "TrieBatch", "sum_by_owner"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

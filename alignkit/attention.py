@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from alignkit.packing import TrieBatch
+from alignkit.trie import TrieBatch
 
 try:
     from torch.nn.attention.varlen import varlen_attn

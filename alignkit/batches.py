@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.packing import pack
+from alignkit.trie import TokenSequence, TrieBatch
 
 Example = Sequence[TokenSequence]
 """The sequences of one example (a conversation's turns, a pair, a ranking): they count once in a batch size."""

@@ -8,10 +8,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from alignkit.chat import ChatFormat
-from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.records import Completion
 from alignkit.scorer import Scorer
+from alignkit.trie import TokenSequence, TrieBatch
 
 Read = Callable[[TrieBatch], Tensor]
 

@@ -28,9 +28,9 @@ from alignkit.optimize import (
     update,
 )
 from alignkit.options.shared import RuntimeOptions, TrainOptions
-from alignkit.packing import TrieBatch
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
+from alignkit.trie import TrieBatch
 
 __all__ = [
     "Example",

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from alignkit.packing import TrieBatch, join
+from alignkit.trie import TrieBatch, join
 
 Readings = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ from torch.optim import AdamW, Optimizer
 
 from alignkit.objective import NonFiniteLoss, Objective, accumulate
 from alignkit.options.shared import RuntimeOptions, TrainOptions
-from alignkit.packing import TrieBatch
+from alignkit.trie import TrieBatch
 
 BUCKET = 2**25
 """Elements that are all-reduced at once: 128 MiB in float32."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from alignkit.packing import TrieBatch
+from alignkit.trie import TrieBatch
 from alignkit.trunk import plain_attention, replaced_trunk, run_trunk, trunk_of
 
 # Logits of one chunk of predictions, in numbers: 256 MB in float32. Above it, chunks are recomputed backward.

@@ -15,11 +15,11 @@ from alignkit.data.load import load_data
 from alignkit.loop import FitResult, make_accelerator
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
-from alignkit.packing import TokenSequence
 from alignkit.policy import Policy
 from alignkit.records import Comparison, Record
 from alignkit.runs import Run
 from alignkit.scorer import Scorer, load_scorer
+from alignkit.trie import TokenSequence
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)

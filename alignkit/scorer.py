@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from alignkit.chat import ChatFormat
 from alignkit.models import HEAD_FILE, load_model, save_model
 from alignkit.options.shared import ModelOptions
-from alignkit.packing import TrieBatch
+from alignkit.trie import TrieBatch
 from alignkit.trunk import run_trunk, trunk_of
 
 logger = logging.getLogger(__name__)

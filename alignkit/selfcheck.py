@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from alignkit.attention import NAME
-from alignkit.packing import TokenSequence, TrieBatch, pack, paths
+from alignkit.packing import pack
+from alignkit.trie import TokenSequence, TrieBatch, paths
 from alignkit.trunk import run_trunk, trunk_of
 
 TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from alignkit.attention import KEYWORD, NAME, trie_layout
-from alignkit.packing import TrieBatch, paths
+from alignkit.trie import TrieBatch, paths
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from alignkit.chat import ChatFormat
 from alignkit.loop import Objective, Sums, make_optimizer, update
 from alignkit.models import load_policy, load_tokenizer, save_policy
 from alignkit.options.shared import LoraOptions, ModelOptions, TrainOptions
-from alignkit.packing import TokenSequence, pack, sum_by_owner
+from alignkit.packing import pack
 from alignkit.records import Message
+from alignkit.trie import TokenSequence, sum_by_owner
 
 PAIRS = [  # prompt, the better answer, the worse one
     ("is the shop open on sunday?", "yes, from 9 to 5.", "look it up."),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from alignkit.config import Config
 from alignkit.loop import FitResult, Objective, Sums, evaluate_objective, fit, make_optimizer, update
 from alignkit.options.shared import RuntimeOptions, TrainOptions
-from alignkit.packing import TokenSequence, TrieBatch, pack, sum_by_owner
+from alignkit.packing import pack
 from alignkit.runs import Run
+from alignkit.trie import TokenSequence, TrieBatch, sum_by_owner
 
 VOCABULARY, WIDTH = 23, 12
 

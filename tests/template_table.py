@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
-from alignkit.packing import TokenSequence
 from alignkit.records import Message, ToolCall
+from alignkit.trie import TokenSequence
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "templates.md"
 TEMPLATES = sorted((Path(str(files("trl"))) / "chat_templates").glob("*.jinja"))

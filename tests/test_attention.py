@@ -11,10 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alignkit import attention, selfcheck
 from alignkit.attention import NAME, trie_attention, trie_layout
-from alignkit.packing import TrieBatch, pack, paths
+from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.scorer import Scorer
 from alignkit.selfcheck import sample_batch, why_not_tries
+from alignkit.trie import TokenSequence, TrieBatch, paths
 from alignkit.trunk import trunk_of
 
 SIZES: dict[str, Any] = {
@@ -248,8 +249,6 @@ def test_the_varlen_call_describes_the_same_attention(
 
 
 def test_rows_of_one_long_and_many_short_sequences_use_several_kernel_calls() -> None:
-    from alignkit.packing import TokenSequence  # noqa: PLC0415
-
     draw = torch.Generator().manual_seed(0)
     sizes = [400, 390, 5, 6, 7, 5, 6, 120]
     sequences = [

@@ -20,8 +20,8 @@ from transformers import (
 
 from alignkit.chat import ChatFormat, extend_embeddings, fit_length
 from alignkit.config import InputError
-from alignkit.packing import TokenSequence
 from alignkit.records import Message, ToolCall
+from alignkit.trie import TokenSequence
 
 
 def say(*texts: str) -> list[Message]:

@@ -16,9 +16,10 @@ from alignkit.config import Config
 from alignkit.loop import FitResult, NonFiniteLoss, Objective, evaluate_objective, fit
 from alignkit.models import load_policy
 from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions, TrainOptions
-from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.runs import Run, read_metrics
+from alignkit.trie import TokenSequence, TrieBatch
 
 ROOT = Path(__file__).resolve().parents[1]
 QUIET = RuntimeOptions(trackers=[], token_budget=60, device="cpu")

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from alignkit.packing import TokenSequence, join, pack, paths, sum_by_owner
+from alignkit.packing import pack
+from alignkit.trie import TokenSequence, join, paths, sum_by_owner
 
 
 def sequences_of(seed: int, groups: int = 5) -> list[TokenSequence]:

@@ -11,9 +11,9 @@ import tiny
 
 from alignkit.config import InputError, build
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions, TrainOptions, check_patience
-from alignkit.packing import TokenSequence
 from alignkit.prepare import fit_examples, load_examples, open_setting, ranked_sequences
 from alignkit.records import Comparison, Demonstration
+from alignkit.trie import TokenSequence
 
 # Three answers of one conversation with their ends (2), each after all that was said before it (1: BOS).
 CHAIN = [

@@ -16,8 +16,8 @@ from alignkit.chat.files import RECORD, as_list, generation_config_of, record_of
 from alignkit.chat.shape import Shape, probe
 from alignkit.chat.tokens import Encoder, add_special_tokens, token_id
 from alignkit.config import InputError, content_hash
-from alignkit.packing import TokenSequence
 from alignkit.records import Message, ToolCall
+from alignkit.trie import TokenSequence
 
 logger = logging.getLogger(__name__)
 Tools = Sequence[dict[str, Any]] | None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from alignkit.config import InputError
-from alignkit.packing import TokenSequence
+from alignkit.trie import TokenSequence
 
 OverLong = Literal["error", "skip", "truncate_prompt_left", "truncate_answer"]
 

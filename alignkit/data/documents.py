@@ -6,8 +6,8 @@ from random import Random
 from transformers import PreTrainedTokenizerBase
 
 from alignkit.data.tokenizer import FILL
-from alignkit.packing import TokenSequence
 from alignkit.records import Document
+from alignkit.trie import TokenSequence
 
 
 def document_sequences(

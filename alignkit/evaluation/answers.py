@@ -15,9 +15,9 @@ from alignkit.generate import rollout
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import TokenSequence
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
+from alignkit.trie import TokenSequence
 from reward_models.functions import Reward
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from alignkit.evaluation.statistics import Bootstrap, Estimate
-from alignkit.packing import TokenSequence, pack, sum_by_owner
+from alignkit.packing import pack
 from alignkit.policy import Policy
+from alignkit.trie import TokenSequence, sum_by_owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import DataOptions
-from alignkit.packing import TokenSequence
 from alignkit.prepare import fit_examples
 from alignkit.records import Demonstration, Document
+from alignkit.trie import TokenSequence
 
 KINDS: dict[str, type[Demonstration] | type[Document]] = {"demonstrations": Demonstration, "documents": Document}
 """What `texts_are` may say, and the records it means."""

@@ -17,7 +17,6 @@ from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import DataOptions, ModelOptions
-from alignkit.packing import TokenSequence
 from alignkit.prepare import fit_examples, load_format, ranked_sequences
 from alignkit.prompts import fitting
 from alignkit.recipe.chain import Step
@@ -26,6 +25,7 @@ from alignkit.recipe.identity import existing
 from alignkit.recipe.read import REFERENCE
 from alignkit.records import Comparison, Completion, Demonstration, Document, Message, Prompt, Record
 from alignkit.rewards import build_reward
+from alignkit.trie import TokenSequence
 
 RECORDS: dict[str, type[Record]] = {
     "pretrain": Document,

@@ -18,11 +18,12 @@ from alignkit.models import save_policy
 from alignkit.objective import Readings
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.packing import TokenSequence, TrieBatch, pack, sum_by_owner
+from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
 from alignkit.records import Comparison
 from alignkit.runs import Run
+from alignkit.trie import TokenSequence, TrieBatch, sum_by_owner
 
 
 def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:

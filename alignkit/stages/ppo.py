@@ -24,9 +24,9 @@ from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor, set_learning_rate
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.packing import TrieBatch
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
+from alignkit.trie import TrieBatch
 from reward_models.functions import Reward, checked
 
 HELD_OUT = -1

@@ -20,11 +20,11 @@ from alignkit.models import load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import TokenSequence, TrieBatch
 from alignkit.policy import Policy
 from alignkit.prepare import fit_examples
 from alignkit.records import Document
 from alignkit.runs import Run
+from alignkit.trie import TokenSequence, TrieBatch
 
 
 def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:

@@ -18,11 +18,12 @@ from alignkit.losses import bradley_terry, centring, ranking_pairs
 from alignkit.objective import Readings
 from alignkit.options.reward import RewardConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import TokenSequence, TrieBatch, pack
+from alignkit.packing import pack
 from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
 from alignkit.records import Comparison
 from alignkit.runs import Run
 from alignkit.scorer import Scorer, load_scorer, save_scorer
+from alignkit.trie import TokenSequence, TrieBatch
 
 
 def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:

@@ -8,11 +8,11 @@ from alignkit.models import save_policy
 from alignkit.objective import Readings
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.packing import TokenSequence, TrieBatch
 from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting
 from alignkit.records import Demonstration
 from alignkit.runs import Run
+from alignkit.trie import TokenSequence, TrieBatch
 
 
 def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:

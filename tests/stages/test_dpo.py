@@ -41,11 +41,12 @@ from alignkit.objective import accumulate
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import pack, sum_by_owner
+from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.runs import Run
 from alignkit.stages import dpo, sft
 from alignkit.stages.dpo import preference_objective, with_reference
+from alignkit.trie import sum_by_owner
 
 
 @pytest.fixture(scope="module")

@@ -36,9 +36,10 @@ from alignkit.models import load_policy
 from alignkit.objective import accumulate
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.packing import TokenSequence, pack
+from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.stages import sft
+from alignkit.trie import TokenSequence
 
 
 @pytest.fixture(scope="module")
