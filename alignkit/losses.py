@@ -1,7 +1,7 @@
 """Losses, one number per item, as pure functions of tensors; knows no model, no batch layout, and does not average.
 
-A preference loss takes the four summed log-probabilities of P pairs, in nats, and returns [P]; reward-model losses
-take scores; policy and value losses one number per token. Weighing, summing and dividing are the caller's work.
+Reward-model losses take scores of pairs; likelihood, policy and value losses one number per token. Weighing, summing
+and dividing are the caller's work. Preference losses of a policy stand in `alignkit.preferences`.
 """
 
 import torch
@@ -15,84 +15,6 @@ def nll(logp: Tensor, length: Tensor | None = None) -> Tensor:
     `length` [N] divides by the number of tokens: the term that iterative RPO adds to DPO (Pang et al. 2024, Eq. 1).
     """
     return -logp if length is None else -logp / length
-
-
-def log_ratio_margin(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor
-) -> Tensor:
-    """How much more than the reference the policy prefers the chosen response, [P] nats (h in Azar et al. 2023, §5).
-
-    β times this is the difference of implicit rewards r = β·log(π/π_ref) (DPO, Rafailov et al. 2023, Eq. 5).
-    """
-    return (policy_chosen - ref_chosen) - (policy_rejected - ref_rejected)
-
-
-def dpo_sigmoid(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """DPO (Rafailov et al. 2023, Eq. 7): -log σ(βh), [P].
-
-    `label_smoothing` ε in [0, ½) is conservative DPO (Mitchell 2023): labels are taken to be flipped at rate ε,
-    -(1-ε)·log σ(βh) - ε·log σ(-βh), which stops at σ(βh) = 1-ε instead of pushing h to infinity.
-    """
-    _check_smoothing(label_smoothing)
-    logits = beta * log_ratio_margin(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
-
-
-def dpo_robust(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    beta: float,
-    label_smoothing: float,
-) -> Tensor:
-    """Robust DPO (Chowdhury et al. 2024): the unbiased estimate of the clean loss from flipped labels, [P].
-
-    (-(1-ε)·log σ(βh) + ε·log σ(-βh)) / (1-2ε). Its mean over labels flipped at rate ε = `label_smoothing` in [0, ½)
-    is the DPO loss on clean ones; a single item can be negative.
-    """
-    _check_smoothing(label_smoothing)
-    logits = beta * log_ratio_margin(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    kept, flipped = (1 - label_smoothing) * F.logsigmoid(logits), label_smoothing * F.logsigmoid(-logits)
-    return (flipped - kept) / (1 - 2 * label_smoothing)
-
-
-def dpo_ipo(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    beta: float,
-    chosen_length: Tensor | None = None,
-    rejected_length: Tensor | None = None,
-) -> Tensor:
-    """IPO (Azar et al. 2023, Eq. 17): (h - 1/(2β))², [P]; β is the paper's τ.
-
-    With both lengths [P], in tokens, log-ratios are means over tokens, as its authors ran it; h then is per token.
-    """
-    chosen, rejected = policy_chosen - ref_chosen, policy_rejected - ref_rejected
-    if chosen_length is not None and rejected_length is not None:
-        chosen, rejected = chosen / chosen_length, rejected / rejected_length
-    elif chosen_length is not None or rejected_length is not None:
-        raise ValueError("IPO takes both lengths or neither")
-    return (chosen - rejected - 1 / (2 * beta)) ** 2
-
-
-def dpo_hinge(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
-) -> Tensor:
-    """Hinge on the margin (SLiC, Zhao et al. 2023, normalised as in RSO, Liu et al. 2023), [P].
-
-    max(0, 1 - βh): a pair stops pulling once βh >= 1.
-    """
-    return F.relu(1 - beta * log_ratio_margin(policy_chosen, policy_rejected, ref_chosen, ref_rejected))
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float | None = None) -> Tensor:
@@ -152,10 +74,3 @@ def value_clip(value: Tensor, old: Tensor, returns: Tensor, clip: float | None) 
         return 0.5 * plain
     near = old + (value - old).clamp(-clip, clip)
     return 0.5 * torch.maximum(plain, (near - returns) ** 2)
-
-
-def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(
-            f"label_smoothing {label_smoothing} is the rate of flipped labels: give one from 0 to below 0.5"
-        )

@@ -28,6 +28,8 @@ class TokenLogProbs:
     """[E] float32, log-probability of each entry's target, in nats."""
     entropies: Tensor | None
     """[E] float32, entropy of each prediction, in nats; only where asked for."""
+    collisions: Tensor | None = None
+    """[E] float32, log Σ p² of each prediction: how likely two draws are to agree; only where asked for."""
 
 
 class Policy(nn.Module):
@@ -46,28 +48,32 @@ class Policy(nn.Module):
         return self._adapted[0]
 
     def forward(
-        self, batch: TrieBatch, *, temperature: float = 1.0, entropy: bool = False, barred: Sequence[int] = ()
+        self,
+        batch: TrieBatch,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        collision: bool = False,
+        barred: Sequence[int] = (),
     ) -> TokenLogProbs:
-        """Log-probabilities (and entropies) of a row's entries at a sampling temperature.
+        """Log-probabilities of a row's entries at a sampling temperature; entropies and (without gradient) collisions.
 
         `barred` token ids are impossible where the entry column "barred" is not 0, as when they were sampled.
         """
         states = run_trunk(trunk_of(self.model), batch, batch.source, batch.owner, self.tries)
         hidden = states.hidden
         rows = max(1, CHUNK // self.model.get_output_embeddings().weight.shape[0])
-        logps: list[Tensor] = []
-        entropies: list[Tensor] = []
+        chunks: list[tuple[Tensor, Tensor, Tensor]] = []
         held = batch.entry_columns.get("barred") if barred else None
         holds = [None] * len(batch.target) if held is None else held.split(rows)
         for chunk, target, hold in zip(hidden.split(rows), batch.target.split(rows), holds, strict=False):
-            arguments = (chunk, target, temperature, entropy, states.output, hold, barred)
+            arguments = (chunk, target, temperature, entropy, collision, states.output, hold, barred)
             if len(hidden) > rows and torch.is_grad_enabled():
-                logp, entropic = checkpoint(self._head, *arguments, use_reentrant=False)
+                chunks.append(checkpoint(self._head, *arguments, use_reentrant=False))
             else:
-                logp, entropic = self._head(*arguments)
-            logps.append(logp)
-            entropies.append(entropic)
-        return TokenLogProbs(torch.cat(logps), torch.cat(entropies) if entropy else None)
+                chunks.append(self._head(*arguments))
+        logps, entropies, collisions = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return TokenLogProbs(logps, entropies if entropy else None, collisions if collision else None)
 
     def _head(
         self,
@@ -75,10 +81,11 @@ class Policy(nn.Module):
         target: Tensor,
         temperature: float,
         entropy: bool,
+        collision: bool,
         output: type[Any],
         hold: Tensor | None,
         barred: Sequence[int],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with replaced_trunk(self.model, output(last_hidden_state=hidden[None])):
             logits = self.model(input_ids=target[None], use_cache=False).logits[0].float()
         if temperature != 1.0:
@@ -88,10 +95,14 @@ class Policy(nn.Module):
             impossible[:, list(barred)] = (hold != 0)[:, None]
             logits = logits.masked_fill(impossible, -torch.inf)
         logp = -F.cross_entropy(logits, target, reduction="none")
-        if not entropy:
-            return logp, logp.new_zeros(0)
-        log_distribution = logits.log_softmax(-1)
-        return logp, -(log_distribution.exp() * log_distribution.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+        entropic = collided = logp.new_zeros(0)
+        if entropy:
+            log_distribution = logits.log_softmax(-1)
+            entropic = -(log_distribution.exp() * log_distribution.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+        if collision:
+            with torch.no_grad():
+                collided = torch.logsumexp(2 * logits, -1) - 2 * torch.logsumexp(logits, -1)
+        return logp, entropic, collided
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -103,11 +103,13 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     from alignkit.models import load_policy, load_tokenizer  # noqa: PLC0415
     from alignkit.options.dpo import DpoConfig  # noqa: PLC0415
     from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions, TrainOptions  # noqa: PLC0415
+    from alignkit.pairs import preference_objective  # noqa: PLC0415
     from alignkit.prepare import ranked_sequences  # noqa: PLC0415
     from alignkit.records import Comparison  # noqa: PLC0415
+    from alignkit.reference import with_reference  # noqa: PLC0415
     from alignkit.runs import Run  # noqa: PLC0415
     from alignkit.scorer import load_scorer  # noqa: PLC0415
-    from alignkit.stages import dpo, reward, sft  # noqa: PLC0415
+    from alignkit.stages import reward, sft  # noqa: PLC0415
 
     runtime = RuntimeOptions(token_budget=16384, trackers=[])
     options = TrainOptions(learning_rate=1e-4, batch_size=BATCH, schedule="linear", warmup=0.0, checkpoint_every=10**6)
@@ -123,7 +125,7 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     objective = {
         "sft": sft.OBJECTIVE,
         "reward": reward.ranking_objective(0.0, 0.0),
-        "dpo": dpo.preference_objective(config),
+        "dpo": preference_objective(config),
     }[stage]
     whole = alignkit.batches.pack
     if variant == "no sharing":
@@ -137,7 +139,7 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     Run.log = lambda self, step, metrics: (losses.append(metrics.get("loss", 0.0)), original(self, step, metrics))
     started = time.perf_counter()
     if stage == "dpo":
-        examples = dpo.with_reference(module, examples, runtime.token_budget, accelerator, run)
+        examples = with_reference(module, examples, runtime.token_budget, accelerator, run)
     fit(module, examples, [], objective, options, runtime, run, 0, accelerator)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "loss": losses[-1]}

@@ -10,7 +10,7 @@ LAYERS = [  # the first that matches; whatever else lies in alignkit/ is machine
     (4, r"recipes\.|alignkit\.(cli|launch|__main__)$"),
     (3, r"alignkit\.(stages|recipe|serve|report)(\.|$)"),
     (1, r"reward_models"),
-    (0, r"alignkit\.(records|config|marks|names|losses|rl|trie|packing|options)(\.|$)"),
+    (0, r"alignkit\.(records|config|marks|names|losses|preferences|rl|trie|packing|options)(\.|$)"),
     (2, r"alignkit\."),
 ]
 HEAVY = {"transformers", "accelerate", "peft", "datasets", "trl", "bitsandbytes", "evaluate"}

@@ -1,11 +1,21 @@
 """Options of direct preference optimisation. Knows no model and no torch."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
+
+LossName = Literal[
+    "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo", "nca", "bco", "sppo", "apo_zero", "apo_down",
+    "discopop", "aot", "aot_unpaired", "plackett_luce", "cpo", "simpo", "orpo",
+]  # fmt: skip
+WITHOUT_REFERENCE = ("cpo", "simpo", "orpo")
+SMOOTHED = ("sigmoid", "sigmoid_norm", "robust", "exo", "aot", "aot_unpaired", "cpo", "simpo")
+TRANSPORTS = ("aot", "aot_unpaired")
+SUMS_OVER_PAIRS = tuple(name for name in get_args(LossName) if name not in (*TRANSPORTS, "plackett_luce"))
+OF_DIFFERENCES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo", "discopop", "plackett_luce")
 
 
 class DpoTrain(TrainOptions):
@@ -26,22 +36,71 @@ class DpoConfig(Config):
     """Comparisons: all untied pairs of a ranking are trained on, each ranking weighing 1."""
     train: DpoTrain = DpoTrain()
     """The optimiser and its schedule."""
-    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
-    """sigmoid: DPO, Eq. 7; ipo: Azar et al. 2023; hinge: SLiC; robust: Chowdhury et al. 2024."""
+    loss: LossName = "sigmoid"
+    """A loss of docs/algorithms.md. plackett_luce takes whole rankings; cpo, simpo and orpo need no reference."""
+    mixture: dict[LossName, float] = Field(default_factory=dict[LossName, float])
+    """Several losses with their weights instead of `loss`, such as {sigmoid: 0.8, bco: 0.2} (MPO)."""
     beta: float = Field(default=0.1, gt=0.0)
-    """Strength of the pull towards the reference, in units of reward per nat."""
+    """Strength of the pull towards the reference, in units of reward per nat; the factor λ of orpo."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """Rate at which labels are taken to be flipped: conservative DPO with sigmoid, needed by robust."""
+    """Rate at which labels are taken to be flipped: conservative DPO with sigmoid, needed by robust and exo."""
+    margin: float = Field(default=0.0, ge=0.0)
+    """simpo's γ: by how much a chosen response is to win, in units of reward."""
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
+    """What holds the policy to its reference (f-DPO, Wang et al. 2023)."""
+    divergence_alpha: float = 0.5
+    """The α of divergence: alpha, not 1."""
+    tail_weight: float = Field(default=1.0, ge=0.0, le=1.0)
+    """LD-DPO's α (Liu et al. 2024): the weight of a response's tokens beyond the length of the other one's."""
+    weighting: Literal["none", "wpo"] = "none"
+    """wpo: a pair weighs as much as the policy would have written both responses (Zhou et al. 2024, Eq. 2)."""
     nll_coef: float = Field(default=0.0, ge=0.0)
     """Factor on the best responses' negative log-likelihood per token, against falling likelihoods."""
     seed: int = 0
     """Set from the recipe."""
 
+    @property
+    def losses(self) -> dict[LossName, float]:
+        """Each loss with its weight."""
+        return self.mixture or {self.loss: 1.0}
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the losses compare the policy with its reference; all of them do, or none."""
+        return not set(self.losses) & set(WITHOUT_REFERENCE)
+
+    @property
+    def starts_at_ln2(self) -> bool:
+        """Whether the loss is ln 2 while the policy is its reference, whatever the data."""
+        return self.losses == {"sigmoid": 1.0} and self.weighting == "none"
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_patience(self.data, self.train)
-        if self.loss == "robust" and self.label_smoothing == 0:
-            raise ValueError("loss: robust needs label_smoothing: the rate of flipped labels, such as 0.1")
-        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
-            raise ValueError(f"label_smoothing has no meaning for loss: {self.loss}; remove it")
+        names = list(self.losses)
+        if any(weight <= 0 for weight in self.losses.values()):
+            raise ValueError("mixture: give each loss a weight above 0, such as {sigmoid: 0.8, bco: 0.2}")
+        if self.mixture and "loss" in self.model_fields_set:
+            raise ValueError("give either loss or mixture, not both")
+        free = [name for name in names if name in WITHOUT_REFERENCE]
+        if free and len(free) < len(names):
+            raise ValueError(f"mixture: {free[0]} has no reference and cannot be mixed with losses that have one")
+        for name in ("robust", "exo"):
+            if name in names and self.label_smoothing == 0:
+                raise ValueError(f"loss: {name} needs label_smoothing: the rate of flipped labels, such as 0.1")
+        if "orpo" in names and not self.nll_coef:
+            raise ValueError("loss: orpo needs nll_coef: 1.0, the fine-tuning that its odds ratio is added to")
+        self._alone("label_smoothing", self.label_smoothing != 0, SMOOTHED)
+        self._alone("margin", self.margin != 0, ("simpo",))
+        self._alone("divergence", self.divergence != "reverse_kl", OF_DIFFERENCES)
+        self._alone("tail_weight", self.tail_weight != 1, SUMS_OVER_PAIRS + TRANSPORTS)
+        self._alone("weighting", self.weighting != "none", SUMS_OVER_PAIRS)
+        if self.divergence == "alpha" and self.divergence_alpha == 1:
+            raise ValueError("divergence_alpha: 1 is the reverse KL: give divergence: reverse_kl")
         return self
+
+    def _alone(self, option: str, given: bool, losses: tuple[str, ...]) -> None:
+        """Refuse an option that a loss would ignore."""
+        for name in self.losses if given else ():
+            if name not in losses:
+                raise ValueError(f"{option} has no meaning for loss: {name}; remove it")

@@ -24,7 +24,8 @@ from bigram_world import (
 )
 from torch import Tensor
 
-from alignkit.losses import dpo_ipo, dpo_robust, dpo_sigmoid, policy_clip, value_clip
+from alignkit import preferences
+from alignkit.losses import policy_clip, value_clip
 from alignkit.rl import gae, group_advantages, kl_k1, shaped_rewards, whiten
 
 MASK = torch.ones(1, LENGTH, dtype=torch.bool)
@@ -70,13 +71,17 @@ def population(loss: Callable[..., Tensor], beta: float, preferred: Tensor, **op
     """Expectation of a preference loss over two draws from π_ref and their label, exact: [1296] log π -> 0-dim."""
     both = 2 * REF_LOGPS.exp()[:, None] * REF_LOGPS.exp()[None, :] * preferred
     assert both.sum().item() == pytest.approx(1, abs=1e-12)
-    refs = (REF_LOGPS[:, None], REF_LOGPS[None, :])
-    return lambda logps: (both * loss(logps[:, None], logps[None, :], *refs, beta, **options)).sum()
+
+    def expected(logps: Tensor) -> Tensor:
+        gains = logps - REF_LOGPS
+        return (both * loss(gains[:, None], gains[None, :], beta, **options)).sum()
+
+    return expected
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.1])
 def test_dpo_reaches_the_optimum_of_rlhf(beta: float) -> None:
-    logps, loss = descend(population(dpo_sigmoid, beta, PREFERRED), 2 / beta**2, steps=45)
+    logps, loss = descend(population(preferences.sigmoid, beta, PREFERRED), 2 / beta**2, steps=45)
     best, j_star = optimum(beta)
     assert entropy_of_labels() == pytest.approx(0.674909, abs=5e-7)
     assert loss == pytest.approx(entropy_of_labels(), abs=1e-10)
@@ -90,16 +95,16 @@ def test_robust_dpo_reaches_it_from_flipped_labels_where_dpo_does_not() -> None:
     beta, rate = 0.1, 0.2
     flipped = (1 - rate) * PREFERRED + rate * PREFERRED.T
     best, j_star = optimum(beta)
-    robust, _ = descend(population(dpo_robust, beta, flipped, label_smoothing=rate), 2 / beta**2, steps=45)
+    robust, _ = descend(population(preferences.robust, beta, flipped, label_smoothing=rate), 2 / beta**2, steps=45)
     assert total_variation(robust, best) < 1e-6
-    plain, _ = descend(population(dpo_sigmoid, beta, flipped), 2 / beta**2, steps=30)
+    plain, _ = descend(population(preferences.sigmoid, beta, flipped), 2 / beta**2, steps=30)
     assert j_star - standing(plain).objective(beta) == pytest.approx(0.038053, abs=5e-7)
 
 
 def test_ipo_reaches_its_own_optimum() -> None:
     # Azar et al. 2023, Eq. 6 with Ψ the identity: π ∝ π_ref·exp(P(y beats a draw from π_ref)/τ).
     tau = 0.1
-    logps, _ = descend(population(dpo_ipo, tau, PREFERRED), 0.2, steps=20)
+    logps, _ = descend(population(preferences.ipo, tau, PREFERRED), 0.2, steps=20)
     best = (REF_LOGPS + PREFERRED @ REF_LOGPS.exp() / tau).log_softmax(0)
     assert total_variation(logps, best) < 1e-6
     assert (standing(logps).reward, standing(logps).kl) == pytest.approx((0.703586, 0.246647), abs=5e-7)

@@ -3,7 +3,7 @@
 import math
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -34,18 +34,19 @@ from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
 from alignkit.batches import rows_of
-from alignkit.config import build
+from alignkit.config import InputError, build
 from alignkit.loop import Example, make_accelerator
 from alignkit.models import load_policy
 from alignkit.objective import accumulate
-from alignkit.options.dpo import DpoConfig
+from alignkit.options.dpo import DpoConfig, LossName
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import pack
+from alignkit.pairs import preference_objective
 from alignkit.policy import Policy
+from alignkit.reference import with_reference
 from alignkit.runs import Run
 from alignkit.stages import dpo, sft
-from alignkit.stages.dpo import preference_objective, with_reference
 from alignkit.trie import sum_by_owner
 
 
@@ -94,11 +95,23 @@ LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "hinge": ({"loss": "hinge"}, {"loss_type": ["hinge"]}),
     "robust": ({"loss": "robust", "label_smoothing": 0.2}, {"loss_type": ["robust"], "label_smoothing": 0.2}),
     "with nll": ({"nll_coef": 0.7}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.7]}),
+    "several": (
+        {"mixture": {"sigmoid": 0.8, "bco": 0.2}, "nll_coef": 1.0},
+        {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+    ),
+    "normalised": ({"loss": "sigmoid_norm"}, {"loss_type": ["sigmoid_norm"]}),
+    "of the step": ({"loss": "aot"}, {"loss_type": ["aot"]}),
+    "unpaired": ({"loss": "aot_unpaired"}, {"loss_type": ["aot_unpaired"]}),
+    "divergence": ({"divergence": "js"}, {"f_divergence_type": "js_divergence"}),
+    "long tails": ({"tail_weight": 0.3}, {"ld_alpha": 0.3}),
+    "weighted": ({"weighting": "wpo"}, {"use_weighting": True}),
 }
+PLAIN = ("sigmoid", "ipo", "hinge", "robust", "with nll")
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("family", "loss"), [*(("llama", loss) for loss in LOSSES), *(("qwen3", loss) for loss in PLAIN)]
+)
 def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, family: str, loss: str) -> None:
     """The reference is another model than the policy, so that the loss is far from its start."""
     base = checkpoint(tmp_path / "base", family, seed=3)
@@ -138,7 +151,7 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, famil
         assert (len(batches) > 2) == (budget == 150)
         found = accumulate(policy, batches, preference_objective(settings), backward=True)
         assert found["loss"] == pytest.approx(loss_of_trl.item(), rel=1e-5)
-        assert abs(found["loss"] - math.log(2)) > 0.05
+        assert abs(found["loss"] - math.log(2)) > 0.02
         assert_equal_gradients(gradients(policy.model), expected, 2e-5)
 
 
@@ -176,6 +189,79 @@ def test_a_ranking_weighs_one_over_its_untied_pairs(folder: Path, tmp_path: Path
     found = accumulate(policy, batches, preference_objective(settings), backward=True)
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert_equal_gradients(gradients(policy.model), gradients(model), 2e-5)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "robust": {"label_smoothing": 0.1},
+    "exo": {"label_smoothing": 0.1},
+    "orpo": {"nll_coef": 1.0},
+    "simpo": {"beta": 2.0, "margin": 0.5},
+}
+
+
+@pytest.mark.parametrize("loss", get_args(LossName))
+def test_every_loss_is_one_number_however_the_rows_are_cut(folder: Path, tmp_path: Path, loss: str) -> None:
+    """Rankings of two to nine; the smallest budget spreads some over rows."""
+    drawn = rankings(40)
+    rows = [*drawn[:3], next(row for row in drawn if len(row["ranks"]) == 9)]
+    settings = config(folder, loss=loss, **SETTINGS.get(loss, {}))
+    reference = checkpoint(tmp_path / "reference", seed=4)
+    examples = examples_of(folder / "base", rows)
+    if settings.has_reference:
+        examples = against(reference, examples, tmp_path / "run", settings)
+    policy = load_policy(ModelOptions(path=str(folder / "base")))
+    found: list[tuple[float, Any]] = []
+    for budget in (4096, 130):
+        policy.zero_grad()
+        means = accumulate(policy, rows_of(examples, budget), preference_objective(settings), backward=True)
+        found.append((means["loss"], gradients(policy.model)))
+    (loss_whole, whole), (loss_cut, cut) = found
+    assert loss_cut == pytest.approx(loss_whole, rel=1e-5)
+    assert any(gradient.abs().max() > 1e-5 for gradient in whole.values())
+    assert_equal_gradients(cut, whole, 2e-5)
+
+
+def test_a_whole_ranking_weighs_one_in_plackett_luce(folder: Path, tmp_path: Path) -> None:
+    """Against the definition, response by response in plain passes."""
+    rows = rankings(4, seed=2)
+    settings = config(folder, loss="plackett_luce", beta=0.2)
+    reference_folder = checkpoint(tmp_path / "reference", seed=4)
+    examples = examples_of(folder / "base", rows)
+    folders = folder / "base", reference_folder
+    models = [AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32) for place in folders]
+    total, ranked = 0.0, 0
+    with torch.no_grad():
+        for row, example in zip(rows, examples, strict=True):
+            policy, reference = (plain_logps(model, example)[0] for model in models)
+            rewards, ranks = (0.2 * (policy - reference)).tolist(), row["ranks"]
+            for n, rank in enumerate(ranks):
+                left = [rewards[n], *(r for r, other in zip(rewards, ranks, strict=True) if other > rank)]
+                total += math.log(sum(map(math.exp, left))) - rewards[n]
+            ranked += len(set(ranks)) > 1
+    policy = load_policy(ModelOptions(path=str(folder / "base")))
+    batches = rows_of(against(reference_folder, examples, tmp_path / "run", settings), 4096)
+    found = accumulate(policy, batches, preference_objective(settings), backward=False)
+    assert found["loss"] == pytest.approx(total / ranked, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mixture": {"sigmoid": 1.0, "simpo": 1.0}}, "simpo has no reference and cannot be mixed"),
+        ({"mixture": {"sigmoid": 0.0}}, "give each loss a weight above 0"),
+        ({"loss": "ipo", "mixture": {"sigmoid": 1.0}}, "give either loss or mixture"),
+        ({"loss": "exo"}, "exo needs label_smoothing"),
+        ({"loss": "orpo"}, "orpo needs nll_coef"),
+        ({"loss": "nca", "divergence": "js"}, "divergence has no meaning for loss: nca"),
+        ({"margin": 0.5}, "margin has no meaning for loss: sigmoid"),
+        ({"loss": "plackett_luce", "tail_weight": 0.5}, "tail_weight has no meaning for loss: plackett_luce"),
+        ({"loss": "aot", "weighting": "wpo"}, "weighting has no meaning for loss: aot"),
+        ({"divergence": "alpha", "divergence_alpha": 1.0}, "1 is the reverse KL"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(folder: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        config(folder, **changes)
 
 
 # ------------------------------------------------------------------------------------------------------ end to end
