@@ -1,4 +1,4 @@
-"""Preference losses, one number per pair, as pure functions of scores; knows no model, no batch and does not average.
+"""Preference losses as pure functions of scores, one number per pair; knows no model, no batch and does not average.
 
 A response's score s is a number in nats: its log-ratio log π/π_ref to the reference, `divergence_score` of that, its
 mean log-probability, or its log odds. A loss takes the scores of the chosen and of the rejected responses, [P] each,
@@ -137,6 +137,18 @@ def discopop(chosen: Tensor, rejected: Tensor, beta: float, temperature: float =
     logits = beta * (chosen - rejected)
     mixed = torch.sigmoid(logits / temperature)
     return (1 - mixed) * -F.logsigmoid(logits) + mixed * torch.exp(-logits)
+
+
+def kto(
+    scores: Tensor, good: Tensor, beta: float, baseline: Tensor | float = 0.0, desirable: float = 1.0, bad: float = 1.0
+) -> Tensor:
+    """KTO (Ethayarajh et al. 2024, Eq. 8) of single responses labelled `good` [N] or not: λ·(1 - σ(±β(s - z))), [N].
+
+    `baseline` z in nats, not differentiated, is what a response to another prompt scores on average, at least 0; with
+    z = 0 it is unpaired APO-zero. `desirable` and `bad` are the weights λ of the two labels.
+    """
+    away = torch.where(good, scores - baseline, baseline - scores)
+    return torch.where(good, desirable, bad) * torch.sigmoid(-beta * away)
 
 
 def plackett_luce(scores: Tensor, ranks: Tensor, group: Tensor, beta: float) -> Tensor:

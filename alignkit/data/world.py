@@ -1,4 +1,4 @@
-"""Generates the embedded world's corpus, demonstrations, comparisons and prompts by seed; knows no file and no model.
+"""Generates the embedded world's corpus and records by seed; knows no file and no model.
 
 The facts, the sentence patterns and the true utility stand in `reward_models.world_tables` and `reward_models.world`.
 Row i of a kind depends only on (kind, split, seed, i), so fewer rows are a prefix of more.
@@ -12,14 +12,15 @@ from typing import Literal, NamedTuple
 
 from alignkit.config import InputError
 from alignkit.data.world_text import COMPARED, DEMONSTRATED, document, pick, reply
-from alignkit.records import Comparison, Demonstration, Document, Message, Prompt
+from alignkit.records import Comparison, Demonstration, Document, Feedback, Message, Prompt
 from reward_models import world_tables as tables
 from reward_models.world import utility
 from reward_models.world_tables import Question, read_question
 
-Kind = Literal["corpus", "demonstrations", "comparisons", "prompts"]
+Kind = Literal["corpus", "demonstrations", "comparisons", "prompts", "feedback"]
 RANKED = 4  # responses of one comparison
 SHARPNESS = 1.5  # nats of preference per point of utility
+ACCEPTABLE = 5.0  # points of utility that a user calls good half the time: the median of compared replies
 
 _KINDS = ("attribute", "yes_no", "compare", "sum", "story", "unknowable", "unsafe", "lookalike")
 _WEIGHTS = (26, 14, 4, 4, 4, 14, 17, 17)
@@ -36,17 +37,18 @@ class Asked(NamedTuple):
 
 def generate(
     kind: str, rows: int, seed: int, split: str = "train"
-) -> list[Document] | list[Demonstration] | list[Comparison] | list[Prompt]:
+) -> list[Document] | list[Demonstration] | list[Comparison] | list[Prompt] | list[Feedback]:
     """`rows` records of a kind. The corpus has one split; the others have `train` and `heldout`.
 
     Every heldout prompt follows a pattern or uses words (or both) that no training prompt has; its words all stand in
     the corpus. Raises InputError for a kind, split or number of rows that does not exist.
     """
-    makers: Mapping[str, Callable[[Random, str, str], Document | Demonstration | Comparison | Prompt]] = {
+    makers: Mapping[str, Callable[[Random, str, str], Document | Demonstration | Comparison | Prompt | Feedback]] = {
         "corpus": _document,
         "demonstrations": _demonstration,
         "comparisons": _comparison,
         "prompts": _prompt,
+        "feedback": _feedback,
     }
     if kind not in makers:
         raise InputError(f"data.world: {kind!r} does not exist; it is one of {', '.join(makers)}")
@@ -146,6 +148,20 @@ def _comparison(rng: Random, split: str, id: str) -> Comparison:
 def _prompt(rng: Random, split: str, id: str) -> Prompt:
     asked = ask(rng, split)
     return Prompt(messages=(Message(role="user", content=asked.text),), id=id, columns=_columns(asked))
+
+
+def _feedback(rng: Random, split: str, id: str) -> Feedback:
+    """A reply with a user's verdict: good with probability σ(SHARPNESS · (utility - ACCEPTABLE))."""
+    asked = ask(rng, split)
+    said = reply(asked.question, rng, COMPARED)
+    liked = 1.0 / (1.0 + math.exp(-SHARPNESS * (utility(asked.text, said) - ACCEPTABLE)))
+    return Feedback(
+        prompt=(Message(role="user", content=asked.text),),
+        response=(Message(role="assistant", content=said),),
+        label=rng.random() < liked,
+        id=id,
+        columns=_columns(asked),
+    )
 
 
 def _columns(asked: Asked) -> dict[str, str]:

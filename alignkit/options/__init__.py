@@ -3,6 +3,7 @@
 from alignkit.config import Config
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.kto import KtoConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.reward import RewardConfig
@@ -13,6 +14,7 @@ STAGES: dict[str, type[Config]] = {
     "sft": SftConfig,
     "reward": RewardConfig,
     "dpo": DpoConfig,
+    "kto": KtoConfig,
     "ppo": PpoConfig,
     "evaluate": EvaluateConfig,
 }

@@ -60,7 +60,7 @@ class DataOptions(Config):
 
     path: str | None = None
     """A file or folder of records, in any format alignkit reads."""
-    world: Literal["corpus", "demonstrations", "comparisons", "prompts"] | None = None
+    world: Literal["corpus", "demonstrations", "comparisons", "prompts", "feedback"] | None = None
     """Generate records of the built-in teaching world instead of reading a file."""
     rows: int | None = Field(default=None, ge=1)
     """Use this many records: the first after a seeded shuffle, or the number generated."""

@@ -23,7 +23,7 @@ from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
 from alignkit.recipe.identity import existing
 from alignkit.recipe.read import REFERENCE
-from alignkit.records import Comparison, Completion, Demonstration, Document, Message, Prompt, Record
+from alignkit.records import Comparison, Completion, Demonstration, Document, Feedback, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.trie import TokenSequence
 
@@ -32,6 +32,7 @@ RECORDS: dict[str, type[Record]] = {
     "sft": Demonstration,
     "reward": Comparison,
     "dpo": Comparison,
+    "kto": Feedback,
     "ppo": Prompt,
     "evaluate": Prompt,
 }

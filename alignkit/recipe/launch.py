@@ -24,7 +24,7 @@ def launch(stage: str | None, quickstart: Path, arguments: list[str] | None = No
 
 def _launch(stage: str | None, quickstart: Path, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
-        print(help_of(stage))
+        print(help_of(stage, quickstart))
         return
     if int(os.environ.get("RANK", "0")) > 0:
         return
@@ -62,15 +62,15 @@ def _placed(override: str, kind: str, names: list[str]) -> list[str]:
     return [override]
 
 
-def help_of(stage: str | None) -> str:
+def help_of(stage: str | None, default: Path) -> str:
     """The text of --help: the grammar, then every option with its description."""
     script = "run" if stage is None else stage
     lines = [f"usage: [accelerate launch] recipes/{script}.py [RECIPE] [key=value ...] [--allow-code]", ""]
     if stage is None:
-        lines += ["Runs a recipe's chain; without one, recipes/quickstart.yaml. Keys: stage.key=value."]
+        lines += [f"Runs a recipe's chain; without one, {default.name}. Keys: stage.key=value."]
         lines += [f"  {name}: {config.__doc__}" for name, config in STAGES.items()]
     else:
-        lines += [STAGES[stage].__doc__ or "", "", "Without a recipe: the stage of recipes/quickstart.yaml, and"]
+        lines += [STAGES[stage].__doc__ or "", "", f"Without a recipe: the stage of {default.name}, and"]
         lines += ["what it builds on. Options (key=value):", *_options(list(describe(STAGES[stage])))]
     runtime = list(describe(RuntimeOptions, "runtime."))
     return "\n".join([*lines, "", "How it is executed:", *_options(runtime)])

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from alignkit.config import InputError
-from alignkit.data.world import SHARPNESS, generate, limits
+from alignkit.data.world import ACCEPTABLE, SHARPNESS, generate, limits
 from alignkit.records import Comparison, Message
 from reward_models.world import parts, utility
 from reward_models.world_tables import HELD_OUT, PATTERNS, SLOTS, answer, matcher, read_question, words
@@ -37,7 +37,7 @@ def everything_trained_on() -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("kind", ["corpus", "demonstrations", "comparisons", "prompts"])
+@pytest.mark.parametrize("kind", ["corpus", "demonstrations", "comparisons", "prompts", "feedback"])
 def test_rows_depend_on_the_seed_alone_and_fewer_are_a_prefix_of_more(kind: str) -> None:
     rows = generate(kind, 60, 7)
     assert rows == generate(kind, 60, 7)
@@ -119,6 +119,21 @@ def test_a_comparison_ranks_four_different_responses() -> None:
     for comparison in generate("comparisons", 300, 0):
         said = {response[0].content for response in comparison.responses}  # type: ignore[union-attr]
         assert len(said) == 4 and sorted(comparison.ranks) == [1, 2, 3, 4]  # type: ignore[union-attr]
+
+
+def test_feedback_calls_a_response_good_as_often_as_its_utility_says() -> None:
+    likes: dict[float, list[bool]] = {}
+    for verdict in generate("feedback", ROWS, 0):
+        worth = utility(verdict.prompt[0].content, verdict.response[0].content)  # type: ignore[union-attr]
+        likes.setdefault(worth, []).append(verdict.label)  # type: ignore[union-attr]
+    common = {worth: labels for worth, labels in likes.items() if len(labels) > 100}
+    assert len(common) >= 5
+    for worth, labels in common.items():
+        chance = 1 / (1 + math.exp(-SHARPNESS * (worth - ACCEPTABLE)))
+        error = math.sqrt(chance * (1 - chance) / len(labels))
+        assert abs(sum(labels) / len(labels) - chance) < 3.5 * error + 1e-9
+    good = sum(map(sum, likes.values())) / ROWS
+    assert 0.4 < good < 0.6
 
 
 def test_the_drawn_labels_meet_the_stated_ceiling_and_floor() -> None:

@@ -1,0 +1,176 @@
+"""KTO: TRL's loss and gradients; its baseline; runs end to end and cut off."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chat_cases import (
+    assert_equal_gradients,
+    assert_equal_runs,
+    checkpoint,
+    gradients,
+    interrupted,
+    message,
+    metrics,
+    options_of,
+    prompt,
+    sentence,
+    start,
+    weights,
+    write,
+)
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import KTOConfig as TrlConfig
+from trl import KTOTrainer
+
+from alignkit.batches import rows_of
+from alignkit.chat import ChatFormat
+from alignkit.config import InputError
+from alignkit.loop import Example, make_accelerator
+from alignkit.models import load_policy, load_tokenizer
+from alignkit.objective import accumulate
+from alignkit.options.kto import KtoConfig
+from alignkit.options.shared import ModelOptions, RuntimeOptions
+from alignkit.records import Message
+from alignkit.reference import with_reference
+from alignkit.runs import Run
+from alignkit.stages import kto
+from alignkit.stages.kto import kto_objective, mismatched
+from alignkit.trie import TokenSequence
+
+
+def feedback(rows: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Verdicts on single answers: happy ones are good."""
+    chance = random.Random(seed)
+    made: list[dict[str, Any]] = []
+    for n in range(rows):
+        mood = "happy " if n % 2 else "sad "
+        answer = [message("assistant", mood * 2 + sentence(chance))]
+        made.append({"prompt": prompt(chance), "completion": answer, "label": bool(n % 2)})
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("kto")
+    checkpoint(made / "base")
+    write(made / "data.jsonl", feedback(60))
+    return made
+
+
+def config(folder: Path, **changes: Any) -> KtoConfig:
+    return options_of(KtoConfig, folder, changes, 3e-3, 12, 12)
+
+
+def labelled(base: Path, rows: list[dict[str, Any]]) -> list[Example]:
+    """The rows' sequences, as the stage makes them."""
+    format = ChatFormat.load(load_tokenizer(str(base)))
+    examples: list[Example] = []
+    for row in rows:
+        turns = [tuple(Message.model_validate(turn) for turn in row[name]) for name in ("prompt", "completion")]
+        sequence = format.completion(*turns)
+        columns = {"good": float(row["label"]), "estimate": 0.0}
+        examples.append([TokenSequence(sequence.ids, sequence.weights, columns=columns)])
+    return examples
+
+
+def in_a_circle(examples: list[Example]) -> list[Example]:
+    """Each with the answer of the one before, as TRL takes them in a batch; the first with the last's."""
+    circle: list[Example] = []
+    for n, ((own,), (other,)) in enumerate(zip(examples, [examples[-1], *examples[:-1]], strict=True)):
+        start, begin = own.weights.index(1.0), other.weights.index(1.0)
+        ids = [*own.ids[:start], *other.ids[begin:]]
+        made = TokenSequence(ids, [0.0] * start + [1.0] * (len(ids) - start), columns={"good": 0.0, "estimate": 1.0})
+        circle.append([examples[n][0], made])
+    return circle
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, loss: str) -> None:
+    """The reference is another model than the policy, so that baseline and gains are far from zero."""
+    base = checkpoint(tmp_path / "base", seed=4)
+    reference = checkpoint(tmp_path / "reference", seed=3)
+    rows = feedback(7, seed=1)
+    policy_of_trl: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    arguments = TrlConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        max_length=None,
+        per_device_train_batch_size=len(rows),
+        beta=0.3,
+        loss_type=loss,
+        desirable_weight=1.5,
+    )
+    trainer = KTOTrainer(
+        policy_of_trl,
+        AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),
+        arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    loss_of_trl: Any = trainer.compute_loss(policy_of_trl, trainer.data_collator(list(trainer.train_dataset)))
+    loss_of_trl.backward()
+    expected = gradients(policy_of_trl)
+
+    settings = config(folder, beta=0.3, loss=loss, desirable_weight=1.5)
+    examples = in_a_circle(labelled(base, rows)) if loss == "kto" else labelled(base, rows)
+    runtime = RuntimeOptions(trackers=[], device="cpu")
+    run = Run.open(tmp_path / "run", "kto", settings, runtime)
+    accelerator = make_accelerator(runtime)
+    examples = with_reference(load_policy(ModelOptions(path=str(reference))), examples, 4096, accelerator, run)
+    policy = load_policy(ModelOptions(path=str(base)))
+    for budget in (4096, 120):
+        policy.zero_grad()
+        batches = rows_of(examples, budget)
+        assert (len(batches) > 2) == (budget == 120)
+        found = accumulate(policy, batches, kto_objective(settings), backward=True)
+        assert found["loss"] == pytest.approx(loss_of_trl.item(), rel=1e-5)
+        assert (found["baseline"] > 0.1) == (loss == "kto")
+        assert_equal_gradients(gradients(policy.model), expected, 2e-5)
+
+
+def test_every_response_answers_another_prompt_once(folder: Path) -> None:
+    examples = labelled(folder / "base", feedback(9))
+    made = mismatched(examples, seed=5)
+    longest = max(len(sequence.ids) for (sequence,) in examples)
+    answers = [tuple(sequence.ids[sequence.weights.index(1.0) :]) for (sequence,) in examples]
+    taken: list[int] = []
+    for n, ((own,), (same, other)) in enumerate(zip(examples, made, strict=True)):
+        start = own.weights.index(1.0)
+        assert same is own and list(other.ids[:start]) == list(own.ids[:start])
+        assert len(other.ids) <= longest and other.columns == {"good": 0.0, "estimate": 1.0}
+        answer = tuple(other.ids[start:])
+        taken.append(next(m for m, whole in enumerate(answers) if m != n and whole[: len(answer)] == answer))
+    assert sorted(taken) == list(range(9))
+    assert mismatched([], 0) == []
+    with pytest.raises(InputError, match="two or more"):
+        mismatched(examples[:1], 0)
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Any:
+    return start(kto, folder / "whole", config(folder))
+
+
+def test_a_run_learns_what_is_good(finished: Any) -> None:
+    validation = [line for line in metrics(finished) if "validation/loss" in line]
+    assert validation[0]["validation/preference"] == pytest.approx(0.5, abs=1e-4)
+    assert validation[-1]["validation/preference"] < 0.48
+    assert validation[-1]["validation/good_gain"] > validation[-1]["validation/bad_gain"] + 1
+
+
+def test_cut_off_and_resumed_is_uninterrupted(finished: Any, folder: Path, tmp_path: Path) -> None:
+    assert_equal_runs(interrupted(kto, tmp_path / "cut", config(folder), 3), finished)
+
+
+def test_the_token_budget_changes_nothing(finished: Any, folder: Path, tmp_path: Path) -> None:
+    cut = start(kto, tmp_path / "small", config(folder), RuntimeOptions(trackers=[], device="cpu", token_budget=120))
+    whole = weights(finished.model_dir)
+    for name, tensor in weights(cut.model_dir).items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-4)
