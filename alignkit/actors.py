@@ -30,7 +30,8 @@ class Actors:
     policy: Policy
     reference: Policy | None
     """A frozen copy of the policy; None where the policy holds its reference itself (its adapter off)."""
-    critic: Scorer
+    critic: Scorer | None
+    """None where advantages need none."""
     reward: Reward
     format: ChatFormat
     prompts: list[Prompt]
@@ -75,7 +76,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         accelerator=setting.accelerator,
         policy=policy,
         reference=policy.frozen_copy() if policy.adapted is None else None,
-        critic=load_critic(config, setting).eval(),
+        critic=load_critic(config, setting).eval() if config.advantage == "gae" else None,
         reward=reward,
         format=format,
         prompts=prompts,

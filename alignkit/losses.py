@@ -47,14 +47,32 @@ def ranking_pairs(ranks: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return better, worse, 1.0 / torch.bincount(ranking)[ranking].to(torch.float32)
 
 
-def policy_clip(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
+def policy_clip(
+    logp: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    clip: float,
+    clip_high: float | None = None,
+    dual_clip: float | None = None,
+) -> Tensor:
     """PPO's clipped surrogate, negated (Schulman et al. 2017, Eq. 7): -min(ρA, clip(ρ, 1-ε, 1+ε')·A), [E].
 
-    ρ = exp(logp - old), all three [E]; ε' = `clip_high`, ε when None (DAPO's clip-higher, Yu et al. 2025).
+    ρ = exp(logp - old), all three [E]; ε' = `clip_high`, ε when None (DAPO's clip-higher, Yu et al. 2025). `dual_clip`
+    c > 1 bounds it where A < 0: no more than -cA, however large ρ is (Ye et al. 2020, Eq. 5). With sums of logs over a
+    sequence divided by its length in the place of logs it is GSPO (Zheng et al. 2025, Eq. 5).
     """
     ratio = torch.exp(logp - old)
     clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
-    return -torch.minimum(ratio * advantage, clipped * advantage)
+    loss = -torch.minimum(ratio * advantage, clipped * advantage)
+    if dual_clip is None:
+        return loss
+    return torch.where(advantage < 0, torch.minimum(loss, -dual_clip * advantage), loss)
+
+
+def cispo(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
+    """CISPO (MiniMax 2025, Eq. 4): -sg(clip(ρ, 1-ε, 1+ε'))·A·log π, [E]; every token keeps a gradient."""
+    ratio = torch.exp(logp - old).detach()
+    return -ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantage * logp
 
 
 def is_clipped(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:

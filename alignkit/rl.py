@@ -70,6 +70,26 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, torch.where(mask, advantages + values, 0.0)
 
 
+def reward_to_go(rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Discounted sum of the rewards from each token on, [B, T], zero where not `mask` (Williams 1992).
+
+    Whitened over all tokens of an update it is REINFORCE++'s advantage (Hu 2025).
+    """
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)[0]
+
+
+def group_means(x: Tensor, group: Tensor) -> Tensor:
+    """The mean over each item's group, [N] -> [N]; `group` [N] numbers the groups."""
+    numbers, size = _groups(group)
+    return torch.zeros_like(x).index_add(0, numbers, x)[numbers] / size.to(x.dtype)
+
+
+def _groups(group: Tensor) -> tuple[Tensor, Tensor]:
+    """A number for each item's group, below N, and the size of each item's group, [N] int64 both."""
+    first = torch.searchsorted(group.sort().values, group)  # one number per group, below N
+    return first, torch.bincount(first, minlength=len(group))[first]
+
+
 def group_advantages(rewards: Tensor, group: Tensor, leave_one_out: bool = True, scale: bool = False) -> Tensor:
     """Reward minus its group's baseline, [N]; `group` [N] numbers the prompt that each sample answers.
 
@@ -79,14 +99,13 @@ def group_advantages(rewards: Tensor, group: Tensor, leave_one_out: bool = True,
     the optimum.
     A group of one has no baseline: ValueError.
     """
-    first = torch.searchsorted(group.sort().values, group)  # one number per group, below N
-    size = torch.bincount(first, minlength=len(group))[first].to(rewards.dtype)
+    size = _groups(group)[1].to(rewards.dtype)
     if bool((size < 2).any()):
         raise ValueError("a group of one sample has no baseline: sample each prompt at least twice")
-    advantages = rewards - torch.zeros_like(rewards).index_add(0, first, rewards)[first] / size
+    advantages = rewards - group_means(rewards, group)
     if scale:
-        squares = torch.zeros_like(rewards).index_add(0, first, advantages**2)[first]
-        return advantages / ((squares / (size - 1)).sqrt() + 1e-4)
+        variance = group_means(advantages**2, group) * size / (size - 1)
+        return advantages / (variance.sqrt() + 1e-4)
     return advantages * size / (size - 1) if leave_one_out else advantages
 
 

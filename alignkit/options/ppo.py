@@ -10,10 +10,14 @@ from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, che
 
 
 class KlOptions(Config):
-    """The price of leaving the reference: coef nats⁻¹ of KL, taken off the reward token by token."""
+    """The price of leaving the reference: coef nats⁻¹ of KL, token by token."""
 
     coef: float = Field(default=0.05, ge=0.0)
     """Reward lost per nat of KL to the reference; where an adaptive controller starts."""
+    placement: Literal["reward", "loss"] = "reward"
+    """`reward`: k1 is taken off each token's reward (PPO, RLOO); `loss`: an estimate is added to the loss (GRPO)."""
+    estimator: Literal["k2", "k3"] = "k2"
+    """placement: loss: k2 reaches the optimum of RLHF, k3, GRPO's own, another one (docs/algorithms.md)."""
     controller: Literal["fixed", "adaptive"] = "fixed"
     """`fixed` keeps coef; `adaptive` steers it towards the target (Ziegler et al. 2019)."""
     target: float = Field(default=6.0, gt=0.0)
@@ -57,7 +61,8 @@ class PpoTrain(TrainOptions):
 
 
 class PpoConfig(Config):
-    """Proximal policy optimisation with a critic, against a reward and a reference (Ziegler 2019; Ouyang 2022)."""
+    """Policy optimisation against a reward and a reference: PPO with a critic (Ziegler 2019; Ouyang 2022), or RLOO,
+    GRPO, REINFORCE++ and ReMax without one, by `advantage`."""
 
     model: ModelOptions
     """The policy, and, as it comes in, the reference."""
@@ -72,8 +77,19 @@ class PpoConfig(Config):
     """The price of leaving the reference."""
     critic: CriticOptions = CriticOptions()
     """The critic."""
+    advantage: Literal[
+        "gae", "rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax"
+    ] = "gae"
+    """What a token did better than expected: gae: by the critic; rloo: than the other samples of its prompt; grpo:
+    than their mean, over their deviation; dr_grpo: than their mean; reinforce_plus_plus: than the whole update;
+    reinforce_plus_plus_baseline: both; remax: than the greedy completion."""
+    loss: Literal["clip", "cispo", "gspo"] = "clip"
+    """clip: PPO's; cispo: no token loses its gradient (MiniMax 2025); gspo: one ratio a completion (Zheng 2025)."""
+    average: Literal["token", "completion", "budget"] = "token"
+    """Over what the loss is a mean: all tokens (PPO, DAPO); each completion's, then all completions (GRPO, GSPO); all
+    completions times max_new_tokens (Dr. GRPO)."""
     samples: int = Field(default=1, ge=1)
-    """Completions of each prompt."""
+    """Completions of each prompt; from 2 on where a prompt's samples are compared."""
     max_new_tokens: int = Field(default=64, ge=1)
     """The longest completion, in tokens, its end token included."""
     min_new_tokens: int = Field(default=0, ge=0)
@@ -88,20 +104,40 @@ class PpoConfig(Config):
     """Optimizer steps in one such pass."""
     clip: float = Field(default=0.2, gt=0.0)
     """The ratio of new to old probability is not rewarded beyond 1 ± clip."""
+    clip_high: float | None = Field(default=None, gt=0.0)
+    """The upper side of clip, where it differs (DAPO: 0.28)."""
+    dual_clip: float | None = Field(default=None, gt=1.0)
+    """Bounds the loss of a token with a negative advantage at this many times it; null: not bounded."""
+    entropy_coef: float = Field(default=0.0, ge=0.0)
+    """Reward for each nat of entropy, a mean as the loss is."""
     value_clip: float | None = Field(default=0.2, gt=0.0)
     """The critic's error is not reduced beyond this distance from its old value; null: not clipped."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)
     """Discount per token."""
     lam: float = Field(default=0.95, ge=0.0, le=1.0)
     """λ of generalised advantage estimation: 0 trusts the critic, 1 the observed return."""
-    whiten_advantages: bool = True
-    """Advantages to mean 0 and deviation 1 over the whole update and all processes."""
+    whiten_advantages: bool | None = None
+    """Advantages to mean 0 and deviation 1 over the whole update and all processes. Left out: yes with gae and
+    reinforce_plus_plus, no where a prompt's own samples are the measure."""
     seed: int = 0
     """Set from the recipe."""
+
+    @property
+    def whitens(self) -> bool:
+        """Whether advantages are whitened."""
+        if self.whiten_advantages is not None:
+            return self.whiten_advantages
+        return self.advantage in ("gae", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_patience(self.data, self.train)
+        if self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline") and self.samples < 2:
+            raise ValueError(f"advantage: {self.advantage} compares the samples of a prompt: give samples: 2 or more")
+        if self.advantage != "gae" and "critic" in self.model_fields_set:
+            raise ValueError(f"advantage: {self.advantage} has no critic; remove critic")
+        if self.loss == "cispo" and self.dual_clip is not None:
+            raise ValueError("dual_clip has no meaning for loss: cispo; remove it")
         if self.train.batch_size % self.samples:
             raise ValueError(f"train.batch_size {self.train.batch_size} is no multiple of samples {self.samples}")
         prompts = self.train.batch_size // self.samples

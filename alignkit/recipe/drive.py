@@ -94,9 +94,8 @@ def print_results(step: Step) -> None:
     print()
     rows = [[metric, *(values.get(model, "") for model in models)] for metric, values in measured.items()]
     print_table([step.stage.name, *models], rows)
-    print(
-        f"Intervals: {results['confidence']:.0%}. Win rates by {results['win_rate_by']} against {results['baseline']}."
-    )
+    judge, baseline = results["win_rate_by"], results["baseline"]
+    print(f"Intervals: {results['confidence']:.0%}." + (f" Win rates by {judge} against {baseline}." if judge else ""))
 
 
 def _estimate(row: dict[str, Any]) -> str:

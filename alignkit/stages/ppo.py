@@ -1,7 +1,7 @@
-"""PPO with a critic: sample, score, estimate advantages, update. It knows no other stage and no kind of reward.
+"""Online policy optimisation: sample, score, estimate advantages, update. Knows no other stage, no kind of reward.
 
-A token's reward is -coef·(log π - log π_ref), plus the completion's score at its last token (Ziegler et al. 2019).
-Policy and critic are trained by the clipped losses of Schulman et al. (2017), first on the rows they were scored in.
+What is better than expected is the choice `advantage` (`alignkit.advantages`), what the policy descends the choice
+`loss` (`alignkit.surrogates`). The first minibatch is trained on the rows that it was scored in.
 """
 
 import time
@@ -11,22 +11,23 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
+from alignkit.advantages import advantage_columns
 from alignkit.batches import seed_of
 from alignkit.experience import Rollouts, log_probabilities, make_rollouts, reference_log_probabilities, values
 from alignkit.generate import rollout
-from alignkit.loop import NonFiniteLoss, Objective, Sums, make_optimizer, update
-from alignkit.losses import is_clipped, policy_clip, value_clip
+from alignkit.loop import NonFiniteLoss, make_optimizer, update
 from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor, set_learning_rate
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
-from alignkit.trie import TrieBatch
+from alignkit.surrogates import critic_objective, policy_objective
 from reward_models.functions import Reward, checked
 
 HELD_OUT = -1
@@ -38,7 +39,7 @@ def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
     actors = load_actors(config, runtime, run, reward)
     ppo = Ppo(config, actors)
     online = Online(
-        models={"policy": (actors.policy, ppo.policy_optimizer), "critic": (actors.critic, ppo.critic_optimizer)},
+        models=ppo.trained(),
         step=ppo.step,
         validate=ppo.validate if actors.validation else None,
         memory=ppo.memory,
@@ -70,13 +71,19 @@ class Ppo:
         self.prompts = config.train.batch_size // config.samples
         self.total = config.train.steps or max(1, round(config.train.epochs * len(actors.prompts) / self.prompts))
         self.memory = {"kl_coef": config.kl.coef}
-        rate = config.critic.learning_rate or 5 * config.train.learning_rate
         self.policy_optimizer = make_optimizer(actors.policy, config.train)
-        self.critic_optimizer = make_optimizer(actors.critic, config.train.model_copy(update={"learning_rate": rate}))
-        self.policy_objective = policy_objective(
-            config.clip, config.temperature, actors.format.stop_ids if config.min_new_tokens else ()
-        )
-        self.critic_objective = critic_objective(config.value_clip)
+        self.critic_optimizer = None
+        if actors.critic is not None:
+            rate = config.critic.learning_rate or 5 * config.train.learning_rate
+            own = config.train.model_copy(update={"learning_rate": rate})
+            self.critic_optimizer = make_optimizer(actors.critic, own)
+
+    def trained(self) -> dict[str, tuple[nn.Module, Optimizer]]:
+        """What is trained, by name, with its optimizer; the policy first."""
+        models: dict[str, tuple[nn.Module, Optimizer]] = {"policy": (self.actors.policy, self.policy_optimizer)}
+        if self.actors.critic is not None and self.critic_optimizer is not None:
+            models["critic"] = self.actors.critic, self.critic_optimizer
+        return models
 
     def step(self, number: int) -> dict[str, float]:
         """sample -> score -> advantages -> update; returns what it logs."""
@@ -84,19 +91,21 @@ class Ppo:
         config = self.config
         set_seed(seed_of(config.seed, "update", number, self.rank))
         orders = [self.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
-        completions = self.sample(self.drawn(number), number, range(self.rank, self.prompts, self.ranks))
+        prompts, places = self.drawn(number), range(self.rank, self.prompts, self.ranks)
+        completions = self.sample(prompts, number, places, config.samples, config.temperature)
         experience = self.score(completions, orders[0])
         metrics = self.describe(experience) | {"objective/kl_coef": self.memory["kl_coef"]}
         if number == 0:
             drift = (experience.old - experience.reference).abs()[experience.rollouts.mask]
             self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
-        columns, explained = self.advantages(experience)
+        baseline = self.greedy_scores(prompts, number, places) if config.advantage == "remax" else None
+        columns, judged = self.advantages(experience, baseline)
         factor = schedule_factor(config.train, number, self.total)
         trained = self.optimise(experience.rollouts, columns, orders, factor)
         self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
         seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
         rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
-        return {**metrics, "critic/explained_variance": explained, **trained, **rates, "seconds": seconds}
+        return {**metrics, **judged, **trained, **rates, "seconds": seconds}
 
     # -------------------------------------------------------------------------------------------------- sample
 
@@ -108,7 +117,9 @@ class Ppo:
         orders = {epoch: _shuffled(len(pool), self.config.seed, "prompts", epoch).tolist() for epoch in epochs}
         return [pool[orders[place // len(pool)][place % len(pool)]] for place in places]
 
-    def sample(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> list[Completion]:
+    def sample(
+        self, prompts: list[Prompt], number: int, places: Sequence[int], samples: int, temperature: float
+    ) -> list[Completion]:
         """Completions of prompts, keyed by their places in the whole update."""
         config = self.config
         with self.accelerator.autocast():
@@ -118,10 +129,10 @@ class Ppo:
                 prompts,
                 seed=config.seed,
                 update=number,
-                samples=1 if number == HELD_OUT else config.samples,
+                samples=samples,
                 max_new_tokens=config.max_new_tokens,
                 min_new_tokens=config.min_new_tokens,
-                temperature=config.temperature,
+                temperature=temperature,
                 batch_size=self.actors.generation_batch,
                 numbers=places,
             )
@@ -132,14 +143,23 @@ class Ppo:
         """The reward, and what policy and reference say about every token, read off tries."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-        given = actors.reward(completions).total if completions else ()
-        scored = torch.tensor(checked(given, completions, self.config.reward.kind).total)
-        scores = settle_missing_eos(scored, completions, self.config)
+        scores = self.scores(completions)
         old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
         )
         return Experience(completions, rollouts, scores, old, reference)
+
+    def scores(self, completions: list[Completion]) -> Tensor:
+        """[N] the reward, after the rule for completions that were cut off."""
+        given = self.actors.reward(completions).total if completions else ()
+        scored = torch.tensor(checked(given, completions, self.config.reward.kind).total)
+        return settle_missing_eos(scored, completions, self.config)
+
+    def greedy_scores(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> Tensor:
+        """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
+        scores = self.scores(self.sample(prompts, number, places, samples=1, temperature=0.0))
+        return scores.repeat_interleave(self.config.samples)
 
     def describe(self, experience: Experience) -> dict[str, float]:
         """Means over the completions of all ranks; KL and entropy in nats per completion."""
@@ -161,22 +181,29 @@ class Ppo:
         """Score and KL of the policy's answers to the held-out prompts, and its objective at the first coefficient."""
         places = range(self.rank, len(self.actors.validation), self.ranks)
         prompts = [self.actors.validation[place] for place in places]
-        metrics = self.describe(self.score(self.sample(prompts, HELD_OUT, places)))
+        completions = self.sample(prompts, HELD_OUT, places, samples=1, temperature=self.config.temperature)
+        metrics = self.describe(self.score(completions))
         return metrics, metrics["objective/score"] - self.config.kl.coef * metrics["objective/kl"]
 
     # ---------------------------------------------------------------------------------------------- advantages
 
-    def advantages(self, experience: Experience) -> tuple[dict[str, Tensor], float]:
-        """The columns [N, T] that the update trains on, and the critic's explained variance."""
-        config, mask = self.config, experience.rollouts.mask
-        value = values(experience.rollouts, self.actors.critic, self.accelerator)
-        kl = rl.kl_k1(experience.old, experience.reference)
-        rewards = rl.shaped_rewards(experience.scores, kl, mask, self.memory["kl_coef"])
-        advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)
-        explained = float(rl.explained_variance(value, returns, mask, self.reduce))
-        if config.whiten_advantages:
-            advantage = rl.whiten(advantage, mask, reduce=self.reduce)
-        return {"old": experience.old, "advantage": advantage, "return": returns, "value": value}, explained
+    def advantages(
+        self, experience: Experience, baseline: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The columns [N, T] that the update trains on, and what is logged of them. `baseline` [N] is remax's."""
+        value = None
+        if self.actors.critic is not None:
+            value = values(experience.rollouts, self.actors.critic, self.accelerator)
+        return advantage_columns(
+            self.config,
+            experience.scores if baseline is None else experience.scores - baseline,
+            experience.old,
+            experience.reference,
+            experience.rollouts.mask,
+            self.memory["kl_coef"],
+            value,
+            self.reduce,
+        )
 
     # -------------------------------------------------------------------------------------------------- update
 
@@ -184,23 +211,30 @@ class Ppo:
         self, rollouts: Rollouts, columns: dict[str, Tensor], orders: list[list[list[int]]], factor: float
     ) -> dict[str, float]:
         """Optimizer steps of policy and critic over all minibatches of all epochs; the means over these steps."""
-        set_learning_rate(self.policy_optimizer, factor)
-        set_learning_rate(self.critic_optimizer, factor)
+        config = self.config
+        barred = self.actors.format.stop_ids if config.min_new_tokens else ()
+        objectives = {
+            "policy": policy_objective(config, self.memory["kl_coef"], barred),
+            "critic": critic_objective(config.value_clip),
+        }
+        for _, optimizer in self.trained().values():
+            set_learning_rate(optimizer, factor)
         logs: list[dict[str, float]] = []
         for part in (part for order in orders for part in order):
             rows = rollouts.rows_of(columns, part)
-            common = (self.accelerator, self.config.train.max_grad_norm)
+            means: dict[str, float] = {}
             try:
-                policy = update(self.actors.policy, rows, self.policy_objective, self.policy_optimizer, *common)
-                critic = update(self.actors.critic, rows, self.critic_objective, self.critic_optimizer, *common)
+                for name, (model, optimizer) in self.trained().items():
+                    limit = config.train.max_grad_norm
+                    found = update(model, rows, objectives[name], optimizer, self.accelerator, limit)
+                    means |= {f"{name}/{key}": value for key, value in found.items()}
             except NonFiniteLoss as error:
                 raise NonFiniteLoss(
-                    f"{error}. Lower train.learning_rate (now {self.config.train.learning_rate:g}), or look for "
+                    f"{error}. Lower train.learning_rate (now {config.train.learning_rate:g}), or look for "
                     "extreme scores of the reward; the last checkpoint stands"
                 ) from error
             if not logs:
-                self.check("the ratio is not 1 in the first minibatch", policy["drift"])
-            means = {f"policy/{k}": v for k, v in policy.items()} | {f"critic/{k}": v for k, v in critic.items()}
+                self.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
             logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
 
@@ -233,45 +267,6 @@ class Ppo:
                 f"{what}: they differ by {gap:.2e} nats a token, more than {self.actors.tolerance:g}. "
                 "Is there dropout in the model, or a module that behaves differently from pass to pass?"
             )
-
-
-def policy_objective(clip: float, temperature: float, barred: tuple[int, ...] = ()) -> Objective:
-    """PPO's clipped surrogate, a mean over all tokens of the step. `drift` is |log π - log π_old|."""
-
-    def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
-        logp, weight = readings["logps"], batch.weight
-        old, advantage = batch.entry_columns["old"], batch.entry_columns["advantage"]
-        with torch.no_grad():
-            metrics = {
-                "clip_fraction": is_clipped(logp, old, advantage, clip).float(),
-                "approx_kl": rl.kl_k3(old, logp),
-                "ratio": torch.exp(logp - old),
-                "drift": (logp - old).abs(),
-            }
-        surrogate = (weight * policy_clip(logp, old, advantage, clip)).sum()
-        return Sums({"surrogate": surrogate}, {name: (weight * x).sum() for name, x in metrics.items()})
-
-    names = ("surrogate", "clip_fraction", "approx_kl", "ratio", "drift")
-    return Objective(
-        read=lambda policy, batch: {"logps": policy(batch, temperature=temperature, barred=barred).logps},
-        loss=loss,
-        count=lambda batch: dict.fromkeys(names, float(batch.weight.sum())),
-    )
-
-
-def critic_objective(clip: float | None) -> Objective:
-    """Half the squared error of the value before each token, a mean over all tokens of the step."""
-
-    def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
-        old, returns = batch.entry_columns["value"], batch.entry_columns["return"]
-        error = batch.weight * value_clip(readings["values"], old, returns, clip)
-        return Sums({"error": error.sum()}, {"value": (batch.weight * readings["values"].detach()).sum()})
-
-    return Objective(
-        read=lambda critic, batch: {"values": critic(batch, at="source")},
-        loss=loss,
-        count=lambda batch: dict.fromkeys(("error", "value"), float(batch.weight.sum())),
-    )
 
 
 def settle_missing_eos(scores: Tensor, completions: list[Completion], config: PpoConfig) -> Tensor:

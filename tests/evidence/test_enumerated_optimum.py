@@ -25,8 +25,9 @@ from bigram_world import (
 from torch import Tensor
 
 from alignkit import preferences
+from alignkit.advantages import WITHOUT_CRITIC
 from alignkit.losses import policy_clip, value_clip
-from alignkit.rl import gae, group_advantages, kl_k1, shaped_rewards, whiten
+from alignkit.rl import gae, kl_k1, shaped_rewards, whiten
 
 MASK = torch.ones(1, LENGTH, dtype=torch.bool)
 
@@ -157,14 +158,14 @@ def assert_near_the_optimum(trained: Trained, beta: float) -> None:
     errors = torch.tensor(trained.kl_errors[1:])  # at step 0 the policy is the reference and both KLs are 0
     assert trained.kl_errors[0] == (0, 0)
     assert (errors[:, 0] / errors[:, 1]).abs().max() < 5  # of 40 looks, with heavy tails
-    assert errors[:, 0].sum().abs() < 2 * errors[:, 1].square().sum().sqrt()
+    assert errors[:, 0].sum().abs() < 3 * errors[:, 1].square().sum().sqrt()  # unbiased, seen by five algorithms
 
 
-def rloo_step(beta: float, samples_per_prompt: int) -> Step:
+def step_without_critic(name: str, beta: float, samples_per_prompt: int) -> Step:
     def step(score: Tensor, kl: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
-        total = shaped_rewards(score, kl, MASK.expand_as(kl), beta).sum(1)
-        group = torch.arange(len(score)) // samples_per_prompt
-        return group_advantages(total, group)[:, None].expand_as(kl), torch.zeros(())
+        mask, group = MASK.expand_as(kl), torch.arange(len(score)) // samples_per_prompt
+        advantages = WITHOUT_CRITIC[name](shaped_rewards(score, kl, mask, beta), mask, group, 1.0)
+        return whiten(advantages, mask) if name.startswith("reinforce") else advantages, torch.zeros(())
 
     return step
 
@@ -180,8 +181,9 @@ def ppo_step(beta: float, value: Tensor, lam: float) -> Step:
     return step
 
 
-def test_rloo_on_samples_comes_within_a_hundredth() -> None:
-    trained = train(rloo_step(0.1, 4), [], beta=0.1, batch=256, samples=256_000, epochs=1, seed=0)
+@pytest.mark.parametrize("name", ["rloo", "dr_grpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"])
+def test_without_a_critic_samples_come_within_a_hundredth(name: str) -> None:
+    trained = train(step_without_critic(name, 0.1, 4), [], beta=0.1, batch=256, samples=256_000, epochs=1, seed=0)
     assert_near_the_optimum(trained, 0.1)
 
 

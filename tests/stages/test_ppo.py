@@ -56,6 +56,12 @@ def opened(folder: Path, tmp_path: Path, settings: PpoConfig) -> Ppo:
     return Ppo(settings, load_actors(settings, RUNTIME, run, letters))
 
 
+def sampled(ppo: Ppo, number: int = 0) -> list[Completion]:
+    """An update's completions."""
+    config = ppo.config
+    return ppo.sample(ppo.drawn(number), number, range(ppo.prompts), config.samples, config.temperature)
+
+
 def test_reward_rises_and_the_artifact_loads(folder: Path) -> None:
     run = start(folder / "learns", config(folder, train={"steps": 12, "batch_size": 32}, missing_eos={"rule": "keep"}))
     lines = [line for line in metrics(run) if "objective/score" in line]
@@ -93,6 +99,69 @@ def test_interrupted_and_resumed_is_uninterrupted(folder: Path, finished: Run) -
         assert torch.equal(weights(resumed)[name], value), name
     coefs = [line["objective/kl_coef"] for line in metrics(finished) if "objective/kl_coef" in line]
     assert len(set(coefs)) > 2
+
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "rloo": {"advantage": "rloo", "samples": 4},
+    "grpo": {
+        "advantage": "grpo", "samples": 4, "average": "completion", "kl": {"coef": 0.02, "placement": "loss"},
+        "clip_high": 0.28,
+    },
+    "dr_grpo": {"advantage": "dr_grpo", "samples": 4, "average": "budget"},
+    "gspo": {"advantage": "grpo", "samples": 4, "loss": "gspo", "average": "completion", "clip": 3e-2},
+    "cispo": {"advantage": "rloo", "samples": 4, "loss": "cispo", "entropy_coef": 0.01},
+    "reinforce_plus_plus": {"advantage": "reinforce_plus_plus", "dual_clip": 3.0},
+    "reinforce_plus_plus_baseline": {"advantage": "reinforce_plus_plus_baseline", "samples": 4},
+    "remax": {"advantage": "remax"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_without_a_critic_the_reward_rises_and_a_resumed_run_is_the_same(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    train = {"steps": 8, "batch_size": 32, "checkpoint_every": 4, "schedule": "constant"}
+    settings = config(
+        folder, train=train, missing_eos={"rule": "keep"}, minibatches=1, **{"kl": {"coef": 0.02}} | ALGORITHMS[name]
+    )
+    whole = start(tmp_path / "whole", settings)
+    scores = [line["objective/score"] for line in metrics(whole) if "objective/score" in line]
+    assert sum(scores[-2:]) > 1.3 * sum(scores[:2])
+    assert not any("critic" in name for line in metrics(whole) for name in line)
+    calls = count(1)
+
+    def stops(completions: list[Completion]) -> Scores:
+        if next(calls) == (14 if name == "remax" else 8):  # in the sixth update, or the seventh
+            raise KeyboardInterrupt
+        return letters(completions)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "stopped", settings, stops)
+    resumed = start(tmp_path / "stopped", settings)
+    assert metrics(resumed) == metrics(whole)
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[key], value), key
+    small = start(tmp_path / "budget", settings, token_budget=150)
+    for key, value in weights(whole).items():
+        assert (weights(small)[key] - value).norm() <= 1e-3 * value.norm(), key
+
+
+def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
+    settings = config(folder, advantage="remax", kl={"coef": 0.0}, missing_eos={"rule": "keep"})
+    ppo = opened(folder, tmp_path, settings)
+    prompts, places = ppo.drawn(0), range(ppo.prompts)
+    experience = ppo.score(sampled(ppo), [list(range(16))])
+    baseline = ppo.greedy_scores(prompts, 0, places)
+    with ppo.actors.policy.plain() as model:
+        for prompt, found in zip(prompts[:4], baseline.tolist(), strict=False):
+            ids = torch.tensor([ppo.actors.format.prompt(prompt.messages)])
+            answer = model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=ppo.actors.format.end_id)
+            text = ppo.actors.format.decode(answer[0, ids.shape[1] :].tolist()).content
+            assert found == pytest.approx(sum(letter in "abcde" for letter in text) / 10)
+    columns, judged = ppo.advantages(experience, baseline)
+    expected = (experience.scores - baseline)[:, None] * experience.rollouts.mask
+    torch.testing.assert_close(columns["advantage"], expected)
+    assert baseline.std() > 0 and judged == {"advantage/without_signal": 1.0}
 
 
 def test_early_stopping_keeps_the_best_weights_also_when_resumed(folder: Path) -> None:
@@ -159,7 +228,7 @@ def test_scores_are_those_of_the_untouched_model_at_the_temperature(
     folder: Path, tmp_path: Path, temperature: float
 ) -> None:
     ppo = opened(folder, tmp_path, config(folder, temperature=temperature, samples=2))
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    completions = sampled(ppo)
     experience = ppo.score(completions, ppo.minibatches(0, 0))
     plain = AutoModelForCausalLM.from_pretrained(folder / "model")
     for n, completion in enumerate(completions):
@@ -176,7 +245,7 @@ def test_scores_are_those_of_the_untouched_model_at_the_temperature(
 def test_scores_know_which_tokens_were_impossible(folder: Path, tmp_path: Path) -> None:
     """Before min_new_tokens the end is never drawn: the log-probabilities are those of what was drawn from."""
     ppo = opened(folder, tmp_path, config(folder, min_new_tokens=4))
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    completions = sampled(ppo)
     experience = ppo.score(completions, ppo.minibatches(0, 0))
     plain = AutoModelForCausalLM.from_pretrained(folder / "model")
     end = ppo.actors.format.end_id
@@ -198,7 +267,7 @@ def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
         for parameter in ppo.actors.policy.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         ppo.actors.critic.head.weight.fill_(0.1)
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    completions = sampled(ppo)
     experience = ppo.score(completions, [list(range(len(completions)))])
     columns, _ = ppo.advantages(experience)
     scores = letters(completions).total
@@ -213,7 +282,7 @@ def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
 
 def test_whitening_spans_the_update(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder))
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    completions = sampled(ppo)
     experience = ppo.score(completions, ppo.minibatches(0, 0))
     advantages = ppo.advantages(experience)[0]["advantage"][experience.rollouts.mask]
     assert advantages.mean().abs() < 1e-5 and advantages.std(unbiased=False) == pytest.approx(1, abs=1e-4)
@@ -225,7 +294,7 @@ def test_critic_starts_as_the_normalised_reward_model(folder: Path, tmp_path: Pa
     settings = config(folder, reward={"kind": "learned", "path": str(tmp_path / "reward")})
     make_reward_model(tmp_path / "classifier", tmp_path / "reward", mean=0.3, deviation=2.0)
     ppo = opened(folder, tmp_path, settings)
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts))
+    completions = sampled(ppo)
     rollouts = make_rollouts(completions, ppo.actors.format, 8192)
     found = values(rollouts, ppo.actors.critic, ppo.accelerator)
     for n, completion in enumerate(completions):
@@ -346,6 +415,9 @@ def test_nan_reward_is_named(folder: Path) -> None:
         ({"missing_eos": {"rule": "subtract"}}, "above 0"),
         ({"data": {"over_long": "truncate_answer"}}, "use skip"),
         ({"kl_coef": 0.1}, "kl.coef"),
+        ({"advantage": "rloo"}, "give samples: 2 or more"),
+        ({"advantage": "remax", "critic": {}}, "remax has no critic"),
+        ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip has no meaning for loss: cispo"),
     ],
 )
 def test_impossible_options(folder: Path, changes: dict, message: str) -> None:

@@ -1,0 +1,66 @@
+"""Advantages of sampled tokens, by a critic or by other samples, from numbers alone. Knows no model and no stage.
+
+A token's reward is -coef·(log π - log π_ref), plus the completion's score at its last token (Ziegler et al. 2019).
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from alignkit import rl
+from alignkit.options.ppo import PpoConfig
+
+Estimator = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+WITHOUT_CRITIC: Mapping[str, Estimator] = MappingProxyType(
+    {
+        "rloo": lambda rewards, mask, group, _: rl.group_advantages(rewards.sum(1), group)[:, None] * mask,
+        "grpo": lambda rewards, mask, group, _: rl.group_advantages(rewards.sum(1), group, scale=True)[:, None] * mask,
+        "dr_grpo": lambda rewards, mask, group, _: rl.group_advantages(rewards.sum(1), group, False)[:, None] * mask,
+        "reinforce_plus_plus": lambda rewards, mask, _, gamma: rl.reward_to_go(rewards, mask, gamma),
+        "reinforce_plus_plus_baseline": lambda rewards, mask, group, gamma: (
+            rl.reward_to_go(rewards, mask, gamma) - rl.group_means(rewards.sum(1), group)[:, None] * mask
+        ),
+        "remax": lambda rewards, mask, *_: rewards.sum(1)[:, None] * mask,
+    }
+)
+"""(rewards [N, T], mask [N, T], the prompt of each completion [N], gamma) -> advantages [N, T], before whitening."""
+
+
+def advantage_columns(
+    config: PpoConfig,
+    scores: Tensor,
+    old: Tensor,
+    reference: Tensor,
+    mask: Tensor,
+    kl_coef: float,
+    value: Tensor | None = None,
+    reduce: rl.Reduce = lambda x: x,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The columns [N, T] that an update trains on, and what is logged of them.
+
+    `scores` [N] are the rewards of N completions, `config.samples` of each prompt in a row (remax: less the greedy
+    answer's), `old` and `reference` [N, T] their tokens' log-probabilities, `value` [N, T] the critic's, if any.
+    """
+    coef = kl_coef if config.kl.placement == "reward" else 0.0
+    rewards = rl.shaped_rewards(scores, rl.kl_k1(old, reference), mask, coef)
+    columns = {"old": old, "reference": reference}
+    if value is not None:
+        advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)
+        columns |= {"return": returns, "value": value}
+        judged = {"critic/explained_variance": float(rl.explained_variance(value, returns, mask, reduce))}
+    else:
+        group = torch.arange(len(mask)) // config.samples
+        advantage = WITHOUT_CRITIC[config.advantage](rewards, mask, group, config.gamma)
+        judged = {"advantage/without_signal": _without_signal(scores.view(-1, config.samples), reduce)}
+    if config.whitens:
+        advantage = rl.whiten(advantage, mask, reduce=reduce)
+    return {**columns, "advantage": advantage}, judged
+
+
+def _without_signal(groups: Tensor, reduce: rl.Reduce) -> float:
+    """Share of the prompts, over all ranks, whose samples [P, K] all score alike: they teach a group nothing."""
+    alike = (groups == groups[:, :1]).all(1).double()
+    sums = reduce(torch.stack([alike.sum(), torch.ones_like(alike).sum()]))
+    return float(sums[0] / sums[1])

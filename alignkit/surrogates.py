@@ -1,0 +1,92 @@
+"""The objectives of online updates: policy losses on sampled tokens, and the critic's. Knows no stage."""
+
+import torch
+from torch import Tensor
+
+from alignkit import losses, rl
+from alignkit.objective import Objective, Sums
+from alignkit.options.ppo import PpoConfig
+from alignkit.trie import TrieBatch, sum_by_owner
+
+METRICS = ("clip_fraction", "approx_kl", "ratio", "drift")
+
+
+def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int, ...] = ()) -> Objective:
+    """The policy loss, with the KL where it is a loss and the entropy bonus, each a mean as `config.average` says.
+
+    Columns "old", "advantage" and, for the KL, "reference" stand at each token. `kl_coef` is the coefficient now.
+    `drift` is |log π - log π_old|, a mean over tokens as every metric is.
+    """
+    in_loss, bonus = config.kl.placement == "loss", config.entropy_coef
+    terms = ["surrogate", *(["kl"] if in_loss else []), *(["entropy"] if bonus else [])]
+
+    def read(policy: object, batch: TrieBatch) -> dict[str, Tensor]:
+        assert callable(policy)
+        found = policy(batch, temperature=config.temperature, barred=barred, entropy=bonus != 0)
+        return {"logps": found.logps} | ({"entropies": found.entropies} if bonus else {})
+
+    def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
+        logp, old = readings["logps"], batch.entry_columns["old"]
+        advantage, share = batch.entry_columns["advantage"], _shares(config, batch)
+        sums = {"surrogate": (share * _surrogate(config, logp, old, advantage, batch)).sum()}
+        if in_loss:
+            estimate = rl.kl_k2 if config.kl.estimator == "k2" else rl.kl_k3
+            sums["kl"] = kl_coef * (share * estimate(logp, batch.entry_columns["reference"])).sum()
+        if bonus:
+            sums["entropy"] = -bonus * (share * readings["entropies"]).sum()
+        with torch.no_grad():
+            clipped = losses.is_clipped(logp, old, advantage, config.clip, config.clip_high)
+            numbers = (clipped.float(), rl.kl_k3(old, logp), torch.exp(logp - old), (logp - old).abs())
+            metrics = {name: (batch.weight * x).sum() for name, x in zip(METRICS, numbers, strict=True)}
+        return Sums(sums, metrics)
+
+    def count(batch: TrieBatch) -> dict[str, float]:
+        return dict.fromkeys(terms, _items(config, batch)) | dict.fromkeys(METRICS, float(batch.weight.sum()))
+
+    return Objective(read, loss, count)
+
+
+def critic_objective(clip: float | None) -> Objective:
+    """Half the squared error of the value before each token, a mean over all tokens of the step."""
+
+    def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
+        old, returns = batch.entry_columns["value"], batch.entry_columns["return"]
+        error = batch.weight * losses.value_clip(readings["values"], old, returns, clip)
+        return Sums({"error": error.sum()}, {"value": (batch.weight * readings["values"].detach()).sum()})
+
+    return Objective(
+        read=lambda critic, batch: {"values": critic(batch, at="source")},
+        loss=loss,
+        count=lambda batch: dict.fromkeys(("error", "value"), float(batch.weight.sum())),
+    )
+
+
+def _surrogate(config: PpoConfig, logp: Tensor, old: Tensor, advantage: Tensor, batch: TrieBatch) -> Tensor:
+    """[E], the policy loss of each token."""
+    match config.loss:
+        case "clip":
+            return losses.policy_clip(logp, old, advantage, config.clip, config.clip_high, config.dual_clip)
+        case "cispo":
+            return losses.cispo(logp, old, advantage, config.clip, config.clip_high)
+        case "gspo":
+            # The ratio of a whole completion, its geometric mean per token, stands at each of its tokens.
+            length = _lengths(batch)
+            whole = [(sum_by_owner(x, batch) / length)[batch.owner] for x in (logp, old)]
+            return losses.policy_clip(*whole, advantage, config.clip, config.clip_high, config.dual_clip)
+
+
+def _shares(config: PpoConfig, batch: TrieBatch) -> Tensor:
+    """[E], what a token counts in a mean: its completion's length divides it where completions count alike."""
+    return batch.weight / _lengths(batch)[batch.owner] if config.average == "completion" else batch.weight
+
+
+def _items(config: PpoConfig, batch: TrieBatch) -> float:
+    """How many items a mean is over: tokens, completions, or the tokens that completions may have at most."""
+    if config.average == "token":
+        return float(batch.weight.sum())
+    return len(batch.owners) * (1.0 if config.average == "completion" else config.max_new_tokens)
+
+
+def _lengths(batch: TrieBatch) -> Tensor:
+    """[O] sampled tokens of each completion."""
+    return sum_by_owner(batch.weight, batch)

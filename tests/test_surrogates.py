@@ -1,0 +1,112 @@
+"""Policy losses of online updates, by hand on sequences of different lengths, however rows are cut."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignkit.config import build
+from alignkit.objective import accumulate
+from alignkit.options.ppo import PpoConfig
+from alignkit.packing import pack
+from alignkit.surrogates import policy_objective
+from alignkit.trie import TokenSequence, TrieBatch
+
+LENGTHS = [3, 1, 5, 2]
+BASE = {
+    "model": {"path": "m"},
+    "data": {"path": "d"},
+    "reward": {"kind": "lexicon"},
+    "max_new_tokens": 6,
+    "clip": 0.1,
+}
+
+
+class Table(nn.Module):
+    """A log-probability and an entropy of its own for every token of every sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        drawn = torch.Generator().manual_seed(0)
+        self.logps = nn.Parameter(-torch.rand(len(LENGTHS), max(LENGTHS), generator=drawn, dtype=torch.float64))
+
+    def forward(self, batch: TrieBatch, **_: Any) -> Any:
+        column = batch.positions[batch.source] - 1
+        logps = self.logps[batch.owners[batch.owner], column]
+        return SimpleNamespace(logps=logps, entropies=2 * logps)
+
+
+def columns(name: str) -> Tensor:
+    seeds = {"old": 1, "advantage": 2, "reference": 3}
+    drawn = torch.Generator().manual_seed(seeds[name])
+    values = torch.randn(len(LENGTHS), max(LENGTHS), generator=drawn, dtype=torch.float64)
+    return values if name == "advantage" else -values.abs()
+
+
+def rows(budget: int) -> list[TrieBatch]:
+    sequences = []
+    for n, length in enumerate(LENGTHS):
+        ids = [7, 10 + n, *range(20 + n, 20 + n + length)]
+        token_columns = {k: [0.0, 0.0, *columns(k)[n, :length].tolist()] for k in ("old", "advantage", "reference")}
+        sequences.append(TokenSequence(ids, [0.0, 0.0] + [1.0] * length, n, token_columns=token_columns))
+    return pack(sequences, budget)
+
+
+def expected(loss: str, average: str, config: PpoConfig, logps: Tensor) -> Tensor:
+    """The definition, completion by completion and token by token."""
+    old, advantage = columns("old"), columns("advantage")
+    totals: list[Tensor] = []
+    for n, length in enumerate(LENGTHS):
+        mean_ratio = torch.exp((logps[n, :length] - old[n, :length]).mean())
+        items = []
+        for t in range(length):
+            ratio = mean_ratio if loss == "gspo" else torch.exp(logps[n, t] - old[n, t])
+            high = 1 + (config.clip if config.clip_high is None else config.clip_high)
+            bounded = ratio.clamp(1 - config.clip, high)
+            a = advantage[n, t]
+            if loss == "cispo":
+                items.append(-bounded.detach() * a * logps[n, t])
+                continue
+            item = -torch.minimum(ratio * a, bounded * a)
+            if config.dual_clip is not None and a < 0:
+                item = torch.minimum(item, -config.dual_clip * a)
+            items.append(item)
+        totals.append(torch.stack(items).mean() if average == "completion" else torch.stack(items).sum())
+    share = {"token": sum(LENGTHS), "completion": len(LENGTHS), "budget": len(LENGTHS) * 6}[average]
+    return torch.stack(totals).sum() / share
+
+
+@pytest.mark.parametrize("average", ["token", "completion", "budget"])
+@pytest.mark.parametrize(
+    ("loss", "extra"),
+    [("clip", {}), ("clip", {"clip_high": 0.5, "dual_clip": 1.5}), ("cispo", {"clip_high": 0.5}), ("gspo", {})],
+)
+def test_losses_and_their_means_by_definition(loss: str, extra: dict[str, Any], average: str) -> None:
+    config = build(PpoConfig, BASE | {"loss": loss, "average": average} | extra, "")
+    table = Table()
+    wanted = expected(loss, average, config, table.logps)
+    (gradient,) = torch.autograd.grad(wanted, table.logps)
+    for budget in (64, 7):
+        table.zero_grad()
+        found = accumulate(table, rows(budget), policy_objective(config), backward=True)
+        assert found["surrogate"] == pytest.approx(wanted.item(), rel=1e-5)
+        torch.testing.assert_close(table.logps.grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_kl_as_a_loss_and_entropy_are_further_terms(estimator: str) -> None:
+    kl = {"placement": "loss", "estimator": estimator}
+    config = build(PpoConfig, BASE | {"kl": kl, "entropy_coef": 0.1}, "")
+    table = Table()
+    found = accumulate(table, rows(64), policy_objective(config, 0.3), backward=False)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    ratio = (table.logps - columns("reference"))[mask]
+    number = 0.5 * ratio**2 if estimator == "k2" else torch.exp(-ratio) - 1 + ratio
+    assert found["kl"] == pytest.approx(0.3 * number.mean().item(), rel=1e-5)
+    assert found["entropy"] == pytest.approx(-0.1 * 2 * table.logps[mask].mean().item(), rel=1e-5)
+    assert found["loss"] == pytest.approx(found["surrogate"] + found["kl"] + found["entropy"])
+    assert found["ratio"] == pytest.approx(torch.exp(table.logps - columns("old"))[mask].mean().item(), rel=1e-5)
+    assert not math.isclose(found["kl"], 0)
