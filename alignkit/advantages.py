@@ -36,15 +36,20 @@ def advantage_columns(
     mask: Tensor,
     kl_coef: float,
     value: Tensor | None = None,
+    steps: Tensor | None = None,
     reduce: rl.Reduce = lambda x: x,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The columns [N, T] that an update trains on, and what is logged of them.
 
     `scores` [N] are the rewards of N completions, `config.samples` of each prompt in a row (remax: less the greedy
-    answer's), `old` and `reference` [N, T] their tokens' log-probabilities, `value` [N, T] the critic's, if any.
+    answer's), `old` and `reference` [N, T] their tokens' log-probabilities, `value` [N, T] the critic's, if any, and
+    `steps` [N, T] rewards inside the completions, if any.
     """
     coef = kl_coef if config.kl.placement == "reward" else 0.0
-    rewards = rl.shaped_rewards(scores, rl.kl_k1(old, reference), mask, coef)
+    ratio, limit = rl.kl_k1(old, reference), config.kl.clamp
+    rewards = rl.shaped_rewards(scores, ratio if limit is None else ratio.clamp(-limit, limit), mask, coef)
+    if steps is not None:
+        rewards = rewards + steps
     columns = {"old": old, "reference": reference}
     if value is not None:
         advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)

@@ -90,7 +90,7 @@ def describe(options: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _group(annotation: Any) -> type[BaseModel] | None:
-    for part in (annotation, *get_args(annotation)):
+    for part in () if get_origin(annotation) is dict else (annotation, *get_args(annotation)):
         if isinstance(part, type) and not get_args(part) and issubclass(part, BaseModel):
             return part
     return None

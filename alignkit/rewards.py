@@ -16,10 +16,11 @@ from alignkit.packing import pack
 from alignkit.records import Completion
 from alignkit.scorer import HEAD_FILE, Scorer, load_scorer
 from reward_models import world
+from reward_models.combined import combined
 from reward_models.functions import Reward, from_function, scaled
 from reward_models.learned import learned
 from reward_models.lexicon import lexicon, read_lexicon
-from reward_models.rules import RULES, length, pattern
+from reward_models.rules import RULES, length, pattern, repetition
 
 
 def build_reward(
@@ -31,7 +32,11 @@ def build_reward(
     allow_code: bool = False,
 ) -> Reward:
     """The reward of `source`, scaled and clipped as it says. Raises InputError where it cannot be made."""
-    if source.kind == "learned":
+    if source.kind == "combined":
+        options = {"device": device, "precision": precision, "token_budget": token_budget, "allow_code": allow_code}
+        rewards = {name: build_reward(one, **options) for name, one in source.of.items()}
+        reward = combined(rewards, source.combine, source.deviations)
+    elif source.kind == "learned":
         reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget)
     elif source.kind == "world":
         reward = world.reward
@@ -85,7 +90,7 @@ def _rule(source: RewardSource) -> Reward:
     if source.pattern is not None:
         return pattern(source.pattern)
     if source.length is not None:
-        return length(source.length)
+        return repetition(source.length) if source.rule == "repetition" else length(source.length)
     assert source.rule is not None, "RewardSource checks it"
     return RULES[source.rule](source.answer_column)
 

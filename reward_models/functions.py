@@ -53,13 +53,14 @@ def checked(values: Sequence[float | None], completions: list[Completion], name:
 
 
 def scaled(reward: Reward, scale: float = 1.0, clip: float | None = None) -> Reward:
-    """The reward times `scale`, then cut to [-clip, clip]; its parts stay as they are."""
+    """The reward times `scale`, then cut to [-clip, clip]; rewards inside a response are not cut, parts stay."""
 
     def result(completions: list[Completion]) -> Scores:
         scores = reward(completions)
         total = (scale * value for value in scores.total)
         cut = total if clip is None else (min(max(value, -clip), clip) for value in total)
-        return scores.model_copy(update={"total": tuple(cut)})
+        steps = scores.steps and tuple(tuple((at, scale * value) for at, value in pairs) for pairs in scores.steps)
+        return scores.model_copy(update={"total": tuple(cut), "steps": steps})
 
     return result
 

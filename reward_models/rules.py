@@ -1,4 +1,4 @@
-"""Rewards that verify: the whole answer, a part of it, its last number, a pattern, a length. They know no model."""
+"""Rewards that verify: an answer, its last number, a pattern, a length, repetition. They know no model."""
 
 import re
 from collections.abc import Callable
@@ -62,6 +62,22 @@ def length(target: int, tolerance: int = 0) -> Reward:
 
     def reward(completions: list[Completion]) -> Scores:
         return Scores(total=tuple(-max(0, abs(len(c.ids) - target) - tolerance) / target for c in completions))
+
+    return reward
+
+
+def repetition(words: int = 3) -> Reward:
+    """Minus the share of a response's phrases of so many words that stood in it before: 0 where none is repeated."""
+    if words < 1:
+        raise InputError(f"reward repetition: needs phrases of 1 word or more, not {words}")
+
+    def share(text: str) -> float:
+        said = text.lower().split()
+        phrases = list(zip(*(said[start:] for start in range(words)), strict=False))
+        return len(set(phrases)) / len(phrases) - 1 if phrases else 0.0
+
+    def reward(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(share(c.response.content) for c in completions))
 
     return reward
 

@@ -107,11 +107,28 @@ def test_code_runs_only_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> 
         ({"kind": "rules"}, "kind: rules needs one"),
         ({"kind": "function", "path": "x.py"}, "not of the form package.module:function"),
         ({"kind": "lexicon", "clip": -1.0}, "clip must be above 0"),
-        ({"kind": "rules", "rule": "pattern"}, "rule: pattern needs it"),
+        ({"kind": "rules", "rule": "pattern"}, "rule: pattern, which needs it"),
         ({"kind": "rules", "rule": "number", "length": 4}, "reward.length goes with rule: length"),
+        ({"kind": "rules", "rule": "repetition"}, "rule: length or repetition, which needs it"),
+        ({"kind": "combined"}, "kind: combined, which needs it"),
+        ({"kind": "combined", "of": {"a": {"kind": "lexicon"}}, "combine": "min"}, "min needs two rewards or more"),
+        ({"kind": "combined", "of": {"a": {"kind": "learned"}}}, "learned needs reward.path"),
         ({"kind": "rules", "rule": "number", "conversational": True}, "conversational has no meaning for kind: rules"),
     ],
 )
 def test_options_that_make_no_reward(options: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         source(**options)
+
+
+def test_a_combined_reward_is_built_of_its_sources() -> None:
+    happy = {"kind": "lexicon", "scale": 2.0}
+    brief = {"kind": "rules", "rule": "length", "length": 4}
+    built = build_reward(source(kind="combined", of={"mood": happy, "brevity": brief}, scale=10.0, clip=15.0))
+    asked = [completion("happy"), completion("sad")]
+    scores = built(asked)
+    mood = build_reward(source(**happy))(asked).total
+    assert scores.parts["mood"] == mood and scores.parts["brevity"] == (-1.0, -1.0)
+    assert scores.total == pytest.approx([max(-15, min(15, 10 * (m - 1))) for m in mood])
+    nested = source(kind="combined", of={"x": {"kind": "combined", "of": {"y": happy, "z": brief}}, "w": happy})
+    assert [leaf.kind for leaf in nested.leaves()] == ["lexicon", "rules", "lexicon"]

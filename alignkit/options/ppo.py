@@ -18,6 +18,8 @@ class KlOptions(Config):
     """`reward`: k1 is taken off each token's reward (PPO, RLOO); `loss`: an estimate is added to the loss (GRPO)."""
     estimator: Literal["k2", "k3"] = "k2"
     """placement: loss: k2 reaches the optimum of RLHF, k3, GRPO's own, another one (docs/algorithms.md)."""
+    clamp: float | None = Field(default=None, gt=0.0)
+    """placement: reward: a token's log-ratio counts at most this many nats, either way; null: all of it."""
     controller: Literal["fixed", "adaptive"] = "fixed"
     """`fixed` keeps coef; `adaptive` steers it towards the target (Ziegler et al. 2019)."""
     target: float = Field(default=6.0, gt=0.0)
@@ -34,6 +36,17 @@ class CriticOptions(Config):
     zeros; `auto`: `reward` where that is possible."""
     learning_rate: float | None = Field(default=None, gt=0.0)
     """Its peak learning rate. Left out: five times the policy's."""
+    warmup: int = Field(default=0, ge=0)
+    """Updates that train the critic alone, before the policy moves."""
+
+
+class OverlongOptions(Config):
+    """A penalty that grows over the last tokens before max_new_tokens (DAPO, Yu et al. 2025, Eq. 13)."""
+
+    buffer: int = Field(ge=1)
+    """Over how many tokens it grows."""
+    penalty: float = Field(default=1.0, gt=0.0)
+    """What a completion of max_new_tokens loses."""
 
 
 class MissingEosOptions(Config):
@@ -98,6 +111,10 @@ class PpoConfig(Config):
     """Of sampling; policy, reference and KL are measured at the same temperature."""
     missing_eos: MissingEosOptions = MissingEosOptions()
     """What a completion without an end token is worth."""
+    overlong: OverlongOptions | None = None
+    """Penalty on completions that come close to max_new_tokens; null: none."""
+    score_scaling: Literal["none", "running"] = "none"
+    """running: scores are divided by the standard deviation of all scores so far, before the KL is taken off."""
     ppo_epochs: int = Field(default=4, ge=1)
     """Passes over the completions of one update."""
     minibatches: int = Field(default=1, ge=1)
@@ -147,6 +164,8 @@ class PpoConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        if self.overlong is not None and self.overlong.buffer > self.max_new_tokens:
+            raise ValueError(f"overlong.buffer {self.overlong.buffer} exceeds max_new_tokens {self.max_new_tokens}")
         if self.critic.init == "reward" and self.reward.kind != "learned":
             raise ValueError(f"critic.init: reward needs a reward of kind: learned, not {self.reward.kind}")
         return self

@@ -115,10 +115,11 @@ def _check_prompts(
     kept = fitting(prompts, formats, config, budget) if formats else prompts
     sources = [config.reward, config.gold] if isinstance(config, EvaluateConfig) else [config.reward]
     for source in sources:
-        if source is not None and source.kind == "rules":
-            nothing = Message(role="assistant")
-            asked = [Completion(prompt=one.messages, response=nothing, columns=one.columns) for one in kept]
-            build_reward(source)(asked)
+        for leaf in source.leaves() if source is not None else ():
+            if leaf.kind == "rules":
+                nothing = Message(role="assistant")
+                asked = [Completion(prompt=one.messages, response=nothing, columns=one.columns) for one in kept]
+                build_reward(leaf)(asked)
     if isinstance(config, EvaluateConfig):
         references(kept, config)
         if config.texts is not None and not _is_reference(config.texts):

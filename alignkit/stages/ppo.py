@@ -27,8 +27,9 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
+from alignkit.scoring import running_deviation, scored
 from alignkit.surrogates import critic_objective, policy_objective
-from reward_models.functions import Reward, checked
+from reward_models.functions import Reward
 
 HELD_OUT = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
@@ -56,6 +57,8 @@ class Experience:
     rollouts: Rollouts
     scores: Tensor
     """[N] the reward of the whole completion."""
+    steps: Tensor | None
+    """[N, T] rewards inside the completions; None where there are none."""
     old: Tensor
     """[N, T] log π of the tokens as sampled, nats."""
     reference: Tensor
@@ -101,7 +104,8 @@ class Ppo:
         baseline = self.greedy_scores(prompts, number, places) if config.advantage == "remax" else None
         columns, judged = self.advantages(experience, baseline)
         factor = schedule_factor(config.train, number, self.total)
-        trained = self.optimise(experience.rollouts, columns, orders, factor)
+        names = ["critic"] if number < config.critic.warmup else list(self.trained())
+        trained = self.optimise(experience.rollouts, columns, orders, factor, names)
         self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
         seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
         rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
@@ -143,22 +147,20 @@ class Ppo:
         """The reward, and what policy and reference say about every token, read off tries."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-        scores = self.scores(completions)
+        scores, steps = self.scores(completions, rollouts.mask.shape[1])
         old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
         )
-        return Experience(completions, rollouts, scores, old, reference)
+        return Experience(completions, rollouts, scores, steps, old, reference)
 
-    def scores(self, completions: list[Completion]) -> Tensor:
-        """[N] the reward, after the rule for completions that were cut off."""
-        given = self.actors.reward(completions).total if completions else ()
-        scored = torch.tensor(checked(given, completions, self.config.reward.kind).total)
-        return settle_missing_eos(scored, completions, self.config)
+    def scores(self, completions: list[Completion], width: int) -> tuple[Tensor, Tensor | None]:
+        """[N] the reward after the rules for length, and [N, width] rewards inside the completions, if any."""
+        return scored(completions, self.actors.reward, self.config, width)
 
     def greedy_scores(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> Tensor:
         """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
-        scores = self.scores(self.sample(prompts, number, places, samples=1, temperature=0.0))
+        scores, _ = self.scores(self.sample(prompts, number, places, samples=1, temperature=0.0), 0)
         return scores.repeat_interleave(self.config.samples)
 
     def describe(self, experience: Experience) -> dict[str, float]:
@@ -194,23 +196,32 @@ class Ppo:
         value = None
         if self.actors.critic is not None:
             value = values(experience.rollouts, self.actors.critic, self.accelerator)
+        scores = experience.scores if baseline is None else experience.scores - baseline
+        running = self.config.score_scaling == "running"
+        divisor = running_deviation(experience.scores, self.memory, self.reduce) if running else 1.0
         return advantage_columns(
             self.config,
-            experience.scores if baseline is None else experience.scores - baseline,
+            scores / divisor,
             experience.old,
             experience.reference,
             experience.rollouts.mask,
             self.memory["kl_coef"],
             value,
+            experience.steps,
             self.reduce,
         )
 
     # -------------------------------------------------------------------------------------------------- update
 
     def optimise(
-        self, rollouts: Rollouts, columns: dict[str, Tensor], orders: list[list[list[int]]], factor: float
+        self,
+        rollouts: Rollouts,
+        columns: dict[str, Tensor],
+        orders: list[list[list[int]]],
+        factor: float,
+        names: Sequence[str],
     ) -> dict[str, float]:
-        """Optimizer steps of policy and critic over all minibatches of all epochs; the means over these steps."""
+        """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps."""
         config = self.config
         barred = self.actors.format.stop_ids if config.min_new_tokens else ()
         objectives = {
@@ -224,7 +235,8 @@ class Ppo:
             rows = rollouts.rows_of(columns, part)
             means: dict[str, float] = {}
             try:
-                for name, (model, optimizer) in self.trained().items():
+                for name in names:
+                    model, optimizer = self.trained()[name]
                     limit = config.train.max_grad_norm
                     found = update(model, rows, objectives[name], optimizer, self.accelerator, limit)
                     means |= {f"{name}/{key}": value for key, value in found.items()}
@@ -233,7 +245,7 @@ class Ppo:
                     f"{error}. Lower train.learning_rate (now {config.train.learning_rate:g}), or look for "
                     "extreme scores of the reward; the last checkpoint stands"
                 ) from error
-            if not logs:
+            if not logs and "policy" in names:
                 self.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
             logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
@@ -267,15 +279,6 @@ class Ppo:
                 f"{what}: they differ by {gap:.2e} nats a token, more than {self.actors.tolerance:g}. "
                 "Is there dropout in the model, or a module that behaves differently from pass to pass?"
             )
-
-
-def settle_missing_eos(scores: Tensor, completions: list[Completion], config: PpoConfig) -> Tensor:
-    """Scores [N] after the rule for completions that were cut off before their end token."""
-    missing = torch.tensor([not completion.finished for completion in completions], dtype=torch.bool)
-    rule, value = config.missing_eos.rule, config.missing_eos.value
-    if rule == "replace":
-        return torch.where(missing, value, scores)
-    return scores - value * missing if rule == "subtract" else scores
 
 
 def _shuffled(n: int, *key: object) -> Tensor:

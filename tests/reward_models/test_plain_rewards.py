@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from alignkit.config import InputError
-from alignkit.records import Completion, Message
-from reward_models.functions import from_function, scaled
+from alignkit.records import Completion, Message, Scores
+from reward_models.combined import combined
+from reward_models.functions import Reward, from_function, scaled
 from reward_models.learned import learned
 from reward_models.lexicon import SENTIMENT, lexicon, read_lexicon
-from reward_models.rules import contains, exact_match, length, number, pattern
+from reward_models.rules import contains, exact_match, length, number, pattern, repetition
 
 
 def said(text: str, ids: int = 3, question: str = "how many?", **columns: Any) -> Completion:
@@ -119,3 +120,33 @@ def test_learned_takes_tensors_and_lists() -> None:
     two = [said("4"), said("five")]
     assert learned(lambda c: torch.tensor([len(x.response.content) / 2 for x in c]))(two).total == (0.5, 2.0)
     assert learned(lambda c: [1.0, 2.0])(two).total == (1.0, 2.0)
+
+
+def fixed(*values: float, **more: Any) -> Reward:
+    return lambda completions: Scores(total=values, **more)
+
+
+def test_several_rewards_as_one_by_hand() -> None:
+    asked = [said("a"), said("b")]
+    members = {"quality": fixed(1.0, 3.0, parts={"tone": (0.1, 0.2)}), "brevity": fixed(2.0, -1.0)}
+    expected = {"sum": (3, 2), "mean": (1.5, 1), "min": (1, -1), "lower": (1.5 - 2 * 0.5, 1 - 2 * 2)}
+    for combine, totals in expected.items():
+        scores = combined(members, combine, deviations=2.0)(asked)  # type: ignore[arg-type]
+        assert scores.total == pytest.approx(totals)
+        assert scores.parts == {"quality": (1, 3), "brevity": (2, -1), "quality/tone": (0.1, 0.2)}
+        assert scores.steps is None
+
+
+def test_rewards_inside_responses_add_up_and_are_scaled() -> None:
+    asked = [said("a"), said("b")]
+    one, other = fixed(0.0, 0.0, steps=(((0, 1.0),), ())), fixed(0.0, 0.0, steps=(((0, 1.0),), ((1, 2.0),)))
+    inside = {"a": one, "b": scaled(other, 3.0)}
+    assert combined(inside)(asked).steps == (((0, 1.0), (0, 3.0)), ((1, 6.0),))
+    with pytest.raises(InputError, match="no meaning for rewards inside a response"):
+        combined(inside, "min")(asked)
+
+
+def test_repetition_is_the_share_of_phrases_said_before() -> None:
+    asked = [said("so much fun and So much fun"), said("one two three"), said("a b"), said("x x x x x")]
+    assert repetition(3)(asked).total == pytest.approx([-1 / 5, 0, 0, -2 / 3])
+    assert repetition(1)(asked[3:]).total == pytest.approx([-4 / 5])

@@ -25,7 +25,8 @@ from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions
 from alignkit.records import Completion, Message, Scores
 from alignkit.runs import Run
 from alignkit.scorer import load_scorer, save_scorer
-from alignkit.stages.ppo import Ppo, settle_missing_eos
+from alignkit.scoring import settle_length
+from alignkit.stages.ppo import Ppo
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = RuntimeOptions(trackers=[], device="cpu")
@@ -51,9 +52,9 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.model_dir / "model.safetensors")
 
 
-def opened(folder: Path, tmp_path: Path, settings: PpoConfig) -> Ppo:
+def opened(folder: Path, tmp_path: Path, settings: PpoConfig, reward: Any = letters) -> Ppo:
     run = Run.open(tmp_path / "opened", "ppo", settings, RUNTIME, id="test")
-    return Ppo(settings, load_actors(settings, RUNTIME, run, letters))
+    return Ppo(settings, load_actors(settings, RUNTIME, run, reward))
 
 
 def sampled(ppo: Ppo, number: int = 0) -> list[Completion]:
@@ -384,7 +385,67 @@ def test_missing_end_tokens(folder: Path) -> None:
     rules = {"replace": [0.5, -2.0], "subtract": [0.5, 0.2], "keep": [0.5, 0.7]}
     for rule, expected in rules.items():
         settings = config(folder, missing_eos={"rule": rule, "value": -2.0 if rule == "replace" else 0.5})
-        assert settle_missing_eos(scores, [done, cut], settings).tolist() == pytest.approx(expected)
+        assert settle_length(scores, [done, cut], settings).tolist() == pytest.approx(expected)
+    lengths = (6, 7, 9, 10)
+    completions = [done.model_copy(update={"ids": (1,) * n}) for n in lengths]
+    settings = config(folder, overlong={"buffer": 4, "penalty": 2.0})  # max_new_tokens is 10
+    assert settle_length(torch.ones(4), completions, settings).tolist() == pytest.approx([1, 0.5, -0.5, -1])
+
+
+def test_rewards_inside_completions_stand_at_their_tokens(folder: Path, tmp_path: Path) -> None:
+    def reward(completions: list[Completion]) -> Scores:
+        steps = tuple(((0, 0.5), (len(c.ids) - 1, 0.25), (0, 0.5)) for c in completions)
+        return Scores(total=(2.0,) * len(completions), steps=steps)
+
+    settings = config(folder, advantage="reinforce_plus_plus", whiten_advantages=False, kl={"coef": 0.0})
+    settings = settings.model_copy(update={"missing_eos": settings.missing_eos.model_copy(update={"rule": "keep"})})
+    ppo = opened(folder, tmp_path, settings, reward)
+    completions = sampled(ppo)
+    experience = ppo.score(completions, [list(range(16))])
+    advantage = ppo.advantages(experience)[0]["advantage"]
+    for n, completion in enumerate(completions):
+        length = len(completion.ids)
+        expected = [2.25 + (1.0 if t == 0 else 0.0) for t in range(length)]
+        assert advantage[n, :length].tolist() == pytest.approx(expected)
+
+    def beyond(completions: list[Completion]) -> Scores:
+        return Scores(total=(0.0,) * len(completions), steps=tuple(((len(c.ids), 1.0),) for c in completions))
+
+    with pytest.raises(InputError, match="and a step gives its token"):
+        opened(folder, tmp_path, settings, beyond).score(completions, [list(range(16))])
+
+
+def test_log_ratios_are_clamped_and_scores_divided_by_their_running_deviation(folder: Path, tmp_path: Path) -> None:
+    settings = config(
+        folder, lam=1.0, whiten_advantages=False, kl={"coef": 1.0, "clamp": 1e-3}, missing_eos={"rule": "keep"},
+        score_scaling="running",
+    )  # fmt: skip
+    ppo = opened(folder, tmp_path, settings)
+    with torch.no_grad():
+        for parameter in ppo.actors.policy.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    seen: list[float] = []
+    for number in range(2):
+        experience = ppo.score(sampled(ppo, number), [list(range(16))])
+        columns, _ = ppo.advantages(experience)
+        seen += experience.scores.tolist()
+        deviation = float(torch.tensor(seen, dtype=torch.float64).std(correction=0))
+        ratios = (experience.old - experience.reference).clamp(-1e-3, 1e-3) * experience.rollouts.mask
+        expected = experience.scores / deviation - ratios.sum(1)
+        torch.testing.assert_close(columns["return"][:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_critic_warms_up_before_the_policy_moves(folder: Path, tmp_path: Path) -> None:
+    settings = config(folder, critic={"warmup": 2})
+    ppo = opened(folder, tmp_path, settings)
+    before = [p.detach().clone() for p in ppo.actors.policy.parameters()]
+    lines = [ppo.step(number) for number in range(3)]
+    assert [any(name.startswith("policy/") for name in line) for line in lines] == [False, False, True]
+    assert all("critic/error" in line for line in lines)
+    again = opened(folder, tmp_path, settings)
+    for number in range(2):
+        again.step(number)
+    assert all(torch.equal(a, b) for a, b in zip(before, again.actors.policy.parameters(), strict=True))
 
 
 def test_every_prompt_once_an_epoch_and_in_one_minibatch(folder: Path, tmp_path: Path) -> None:
@@ -418,6 +479,7 @@ def test_nan_reward_is_named(folder: Path) -> None:
         ({"advantage": "rloo"}, "give samples: 2 or more"),
         ({"advantage": "remax", "critic": {}}, "remax has no critic"),
         ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip has no meaning for loss: cispo"),
+        ({"overlong": {"buffer": 11}}, "overlong.buffer 11 exceeds max_new_tokens 10"),
     ],
 )
 def test_impossible_options(folder: Path, changes: dict, message: str) -> None:
