@@ -97,7 +97,7 @@ class PpoConfig(Config):
     than their mean, over their deviation; dr_grpo: than their mean; reinforce_plus_plus: than the whole update;
     reinforce_plus_plus_baseline: both; remax: than the greedy completion."""
     loss: Literal["clip", "cispo", "gspo"] = "clip"
-    """clip: PPO's; cispo: no token loses its gradient (MiniMax 2025); gspo: one ratio a completion (Zheng 2025)."""
+    """PPO's clip; cispo: no token loses its gradient (MiniMax 2025); gspo: one ratio a completion (Zheng 2025)."""
     average: Literal["token", "completion", "budget"] = "token"
     """Over what the loss is a mean: all tokens (PPO, DAPO); each completion's, then all completions (GRPO, GSPO); all
     completions times max_new_tokens (Dr. GRPO)."""
