@@ -11,6 +11,7 @@ from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.models import load_tokenizer, save_policy
 from alignkit.options.ppo import PpoConfig
+from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import LoraOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.prepare import Setting, open_setting
@@ -33,6 +34,8 @@ class Actors:
     critic: Scorer | None
     """None where advantages need none."""
     reward: Reward
+    held_out: Reward | None
+    """The reward that guards and is not trained on, if any."""
     format: ChatFormat
     prompts: list[Prompt]
     validation: list[Prompt]
@@ -62,14 +65,17 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
             "give more prompts, a larger train.batch_size, or fewer processes"
         )
     policy = setting.policy(config.model, config.seed).eval()
-    if reward is None:
-        reward = build_reward(
-            config.reward,
+
+    def build(source: RewardSource) -> Reward:
+        return build_reward(
+            source,
             device=device,
             precision=precision,
             token_budget=runtime.token_budget,
             allow_code=runtime.allow_code,
         )
+
+    guarding = config.guard.held_out if config.guard is not None else None
     contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in [*prompts, *validation]])
     longest = max(len(context) for context in contexts) + config.max_new_tokens
     return Actors(
@@ -77,7 +83,8 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         policy=policy,
         reference=policy.frozen_copy() if policy.adapted is None else None,
         critic=load_critic(config, setting).eval() if config.advantage == "gae" else None,
-        reward=reward,
+        reward=build(config.reward) if reward is None else reward,
+        held_out=None if guarding is None else build(guarding.reward),
         format=format,
         prompts=prompts,
         validation=validation,

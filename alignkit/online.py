@@ -1,5 +1,6 @@
 """The loop around online updates: validation, early stopping, checkpoints, resume, progress. It knows no algorithm."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.guard import Breach, breaches, fallen
 from alignkit.optimize import lost_updates
+from alignkit.options.guard import GuardOptions
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
 
+logger = logging.getLogger(__name__)
 SHOWN = ("objective/score", "objective/kl", "tokens_per_second")
 """What the progress bar shows of an update's metrics."""
 
@@ -33,6 +37,8 @@ class Online:
     """Numbers of the algorithm that a resumed run must know; read and written in place."""
     save: Callable[[Path], None]
     """Writes the artifact."""
+    guard: GuardOptions | None = None
+    """What ends the run early, if anything."""
 
 
 @dataclass
@@ -41,6 +47,8 @@ class _State:
     best: float = -math.inf
     stale: int = 0
     """Validations since the best one."""
+    ended: str = ""
+    """How the guard ended the run, if it did."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     memory: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -70,8 +78,11 @@ class _Loop:
         self.evaluate_every = options.evaluate_every or math.ceil(total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         self.model = next(iter(online.models.values()))[0]
+        self.guard = online.guard
+        self.keeps_best = bool(options.patience) or (online.guard is not None and online.guard.rolls_back())
         self.state = _State()
         self.best: dict[str, Tensor] = {}
+        self.latest: dict[str, float] = {}
         self.seconds = self.tokens = 0.0
         self.updates = 0
 
@@ -91,13 +102,18 @@ class _Loop:
                 if number % self.runtime.log_every == 0 or number == self.total:
                     self.run.log(number, last)
                 advance(number, {name: last[name] for name in SHOWN})
-                if number % self.evaluate_every == 0 or number == self.total:
+                if self.guard is not None:
+                    self.heed(breaches(self.guard, last, self.online.memory))
+                if number % self.evaluate_every == 0 or number == self.total or self.state.ended:
                     self.validate()
                 if number % self.checkpoint_every == 0 and number < self.total:
                     self.checkpoint()
-        if self.options.patience and self.best:
+        metrics = self.latest or self.state.metrics
+        if self.best and (self.options.patience or self.state.ended == "roll_back"):
             copy_parameters(self.model, self.best, "the best validation")
-        return self.finish(self.state.metrics or last)
+            metrics = self.state.metrics
+        ended = {"guard/ended_at": float(self.state.update)} if self.state.ended else {}
+        return self.finish({**(metrics or last), **ended})
 
     def count(self, metrics: dict[str, float]) -> None:
         self.updates += 1
@@ -108,19 +124,32 @@ class _Loop:
         if self.online.validate is None:
             return
         metrics, objective = self.online.validate()
+        self.latest = metrics
         self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
+        if self.guard is not None and (breach := fallen(self.guard, objective, self.state.best)):
+            self.heed([breach])
         if objective > self.state.best:
             self.state.best, self.state.stale = objective, 0
-            if self.options.patience:
+            if self.keeps_best:
                 own = trained_parameters(self.model)
                 self.best = {name: p.detach().to("cpu", copy=True) for name, p in own.items()}
         else:
             self.state.stale += 1
-        if not self.options.patience or self.state.stale == 0:
+        if not self.keeps_best or self.state.stale == 0:
             self.state.metrics = metrics
 
+    def heed(self, found: list[Breach]) -> None:
+        """Say what the guard found, and end the run where it says so."""
+        for breach in found:
+            end = {"warn": "", "stop": "; stopping", "roll_back": "; going back to the best validation's weights"}
+            if self.accelerator.is_main_process:
+                logger.warning(f"update {self.state.update}: {breach.text}{end[breach.then]}")
+            if breach.then != "warn":
+                self.state.ended = breach.then
+
     def stopped(self) -> bool:
-        return self.options.patience is not None and self.state.stale >= self.options.patience
+        worn = self.options.patience is not None and self.state.stale >= self.options.patience
+        return worn or bool(self.state.ended)
 
     def checkpoint(self) -> None:
         """Everything that changes: the models, their optimizers, the position, and what the algorithm remembers."""

@@ -134,6 +134,16 @@ def explained_variance(
     return torch.where(total > 1e-12, 1 - left / total.clamp(min=1e-12), 0.0)
 
 
+def correlation(x: Tensor, y: Tensor, reduce: Reduce | None = None) -> Tensor:
+    """Pearson's correlation of the items [N] of all ranks, 0-dim, from -1 to 1; zero where either does not vary."""
+    add, (a, b) = reduce or _alone, (x.double(), y.double())
+    n, sum_a, sum_b, aa, bb, ab = add(
+        torch.stack([torch.ones_like(a).sum(), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()])
+    ).unbind()
+    covariance, variances = ab - sum_a * sum_b / n, (aa - sum_a**2 / n) * (bb - sum_b**2 / n)
+    return torch.where(variances > 1e-12, covariance / variances.clamp(min=1e-12).sqrt(), 0.0)
+
+
 def _moments(x: Tensor, mask: Tensor, reduce: Reduce | None) -> tuple[Tensor, Tensor]:
     """Mean and population variance over the masked items of all ranks, float64, in two passes for accuracy."""
     add = reduce or _alone

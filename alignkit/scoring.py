@@ -53,6 +53,12 @@ def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], completions: list
     return placed
 
 
+def repeated(ids: Sequence[int], size: int = 3) -> float:
+    """Share of a completion's runs of `size` tokens that stood in it before."""
+    runs = list(zip(*(ids[start:] for start in range(size)), strict=False))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
 def running_deviation(scores: Tensor, memory: dict[str, float], reduce: Reduce) -> float:
     """The standard deviation of all scores so far over all ranks, these [N] included; `memory` is brought up to it."""
     seen = scores.double()

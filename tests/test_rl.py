@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alignkit.rl import (
     AdaptiveKL,
+    correlation,
     explained_variance,
     gae,
     group_advantages,
@@ -159,3 +160,15 @@ def test_adaptive_kl_holds_its_target_on_a_policy_that_answers_it() -> None:
 def test_a_controller_survives_json() -> None:
     state = AdaptiveKL(coef=0.2, target=6.0).update(7.123, 77)
     assert AdaptiveKL(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
+
+
+def test_correlation_over_ranks_is_pearsons() -> None:
+    x, y = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1.0, -1.0, 3.0, 2.0])
+    expected = torch.corrcoef(torch.stack([x, y]))[0, 1].item()
+    assert correlation(x, y).item() == pytest.approx(expected)
+    halves = [
+        torch.stack([torch.tensor(2.0), a.sum(), b.sum(), (a * a).sum(), (b * b).sum(), (a * b).sum()])
+        for a, b in ((x[:2], y[:2]), (x[2:], y[2:]))
+    ]
+    assert correlation(x[:2], y[:2], lambda _: sum(halves).double()).item() == pytest.approx(expected)
+    assert correlation(x, torch.ones(4)).item() == 0

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
+from alignkit.options.guard import GuardOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
@@ -136,6 +137,8 @@ class PpoConfig(Config):
     whiten_advantages: bool | None = None
     """Advantages to mean 0 and deviation 1 over the whole update and all processes. Left out: yes with gae and
     reinforce_plus_plus, no where a prompt's own samples are the measure."""
+    guard: GuardOptions | None = None
+    """Against over-optimisation: warns, stops, or rolls back to the best weights; null: nothing is watched."""
     seed: int = 0
     """Set from the recipe."""
 
@@ -164,6 +167,8 @@ class PpoConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        if self.guard is not None and not self.data.validation and (self.guard.rolls_back() or self.guard.held_out):
+            raise ValueError("guard: held_out and roll_back need held-out prompts: give data.validation")
         if self.overlong is not None and self.overlong.buffer > self.max_new_tokens:
             raise ValueError(f"overlong.buffer {self.overlong.buffer} exceeds max_new_tokens {self.max_new_tokens}")
         if self.critic.init == "reward" and self.reward.kind != "learned":

@@ -27,7 +27,7 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
-from alignkit.scoring import running_deviation, scored
+from alignkit.scoring import repeated, running_deviation, scored
 from alignkit.surrogates import critic_objective, policy_objective
 from reward_models.functions import Reward
 
@@ -45,6 +45,7 @@ def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
         validate=ppo.validate if actors.validation else None,
         memory=ppo.memory,
         save=actors.save,
+        guard=config.guard,
     )
     return fit_online(online, ppo.total, config.train, runtime, run, actors.accelerator)
 
@@ -175,17 +176,27 @@ class Ppo:
             "objective/entropy": -(experience.old * mask).sum(1),
             "completion/length": mask.sum(1),
             "completion/finished": torch.tensor([completion.finished for completion in experience.completions]),
+            "completion/repetition": torch.tensor([repeated(completion.ids) for completion in experience.completions]),
         }
         sums = self.reduce(torch.stack([x.double().sum() for x in (torch.ones(len(mask)), *numbers.values())]))
-        return dict(zip(numbers, (sums[1:] / sums[0]).tolist(), strict=True))
+        means = dict(zip(numbers, (sums[1:] / sums[0]).tolist(), strict=True))
+        return means | {
+            "objective/token_entropy": means["objective/entropy"] / max(means["completion/length"], 1.0),
+            "objective/length_correlation": float(rl.correlation(experience.scores, mask.sum(1), self.reduce)),
+        }
 
     def validate(self) -> tuple[dict[str, float], float]:
-        """Score and KL of the policy's answers to the held-out prompts, and its objective at the first coefficient."""
+        """Score and KL of the policy's answers to the held-out prompts; and what a best one has most of: the guard's
+        held-out reward or, without one, the objective at the first coefficient."""
         places = range(self.rank, len(self.actors.validation), self.ranks)
         prompts = [self.actors.validation[place] for place in places]
         completions = self.sample(prompts, HELD_OUT, places, samples=1, temperature=self.config.temperature)
         metrics = self.describe(self.score(completions))
-        return metrics, metrics["objective/score"] - self.config.kl.coef * metrics["objective/kl"]
+        if self.actors.held_out is None:
+            return metrics, metrics["objective/score"] - self.config.kl.coef * metrics["objective/kl"]
+        scores = torch.tensor(self.actors.held_out(completions).total if completions else ())
+        sums = self.reduce(torch.stack([scores.double().sum(), torch.ones_like(scores, dtype=torch.float64).sum()]))
+        return metrics | {"objective/held_out": float(sums[0] / sums[1])}, float(sums[0] / sums[1])
 
     # ---------------------------------------------------------------------------------------------- advantages
 

@@ -147,6 +147,50 @@ def test_without_a_critic_the_reward_rises_and_a_resumed_run_is_the_same(
         assert (weights(small)[key] - value).norm() <= 1e-3 * value.norm(), key
 
 
+def test_the_guard_stops_at_its_budget_of_kl_or_goes_back(folder: Path, tmp_path: Path) -> None:
+    train = {"steps": 12, "batch_size": 32, "schedule": "constant", "evaluate_every": 2}
+    settings = {"train": train, "missing_eos": {"rule": "keep"}, "kl": {"coef": 0.0}}
+    free = start(tmp_path / "free", config(folder, **settings))
+    kl = [line["objective/kl"] for line in metrics(free) if "objective/kl" in line]
+    budget = (kl[4] + kl[5]) / 2
+    assert max(kl[:5]) < budget < kl[5]
+    limited = config(folder, **settings, guard={"kl": {"above": budget, "then": "stop"}})
+    run = start(tmp_path / "stopped", limited)
+    assert run.record.metrics["guard/ended_at"] == 6 and metrics(run)[-1]["step"] == 6
+    assert run.record.metrics["objective/kl"] == metrics(run)[-1]["validation/objective/kl"]
+    lasting = config(folder, **settings, guard={"kl": {"above": budget, "then": "stop", "for_updates": 3}})
+    assert start(tmp_path / "lasting", lasting).record.metrics["guard/ended_at"] == 8
+    warned = start(tmp_path / "warned", config(folder, **settings, guard={"kl": {"above": budget}}))
+    assert "guard/ended_at" not in warned.record.metrics
+    for name, value in weights(free).items():
+        assert torch.equal(weights(warned)[name], value), name
+
+
+def test_the_artifact_is_what_the_held_out_reward_likes_best(folder: Path, tmp_path: Path) -> None:
+    """The trained reward wants more of what the held-out one, short answers, wants less of."""
+    guard = {"held_out": {"reward": {"kind": "rules", "rule": "length", "length": 3}, "drop": 0.15}}
+    train = {"steps": 12, "batch_size": 32, "schedule": "constant", "evaluate_every": 1, "checkpoint_every": 1}
+    settings = config(folder, train=train, missing_eos={"rule": "keep"}, kl={"coef": 0.0}, guard=guard)
+
+    def long(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(len(c.ids) / 10 for c in completions))
+
+    run = start(tmp_path / "guarded", settings, long)
+    held_out = [m["validation/objective/held_out"] for m in metrics(run) if "validation/objective/held_out" in m]
+    ended = int(run.record.metrics["guard/ended_at"])
+    fell = [value < max(held_out[: n + 1]) - 0.15 for n, value in enumerate(held_out)]
+    assert ended < 12 and len(fell) == ended + 1 and fell == [False] * ended + [True]
+    assert run.record.metrics["objective/held_out"] == max(held_out)
+    best = held_out.index(max(held_out))  # validation n follows update n
+    short = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": max(best, 1)})})
+    if best:
+        expected = weights(start(tmp_path / "short", short, long))
+        assert all(torch.equal(weights(run)[name], value) for name, value in expected.items())
+    else:
+        before = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+        assert all(torch.equal(before[name], value) for name, value in weights(run).items())
+
+
 def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, advantage="remax", kl={"coef": 0.0}, missing_eos={"rule": "keep"})
     ppo = opened(folder, tmp_path, settings)
@@ -479,6 +523,8 @@ def test_nan_reward_is_named(folder: Path) -> None:
         ({"advantage": "rloo"}, "give samples: 2 or more"),
         ({"advantage": "remax", "critic": {}}, "remax has no critic"),
         ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip has no meaning for loss: cispo"),
+        ({"guard": {"kl": {"then": "stop"}}}, "exactly one of `above` and `below`"),
+        ({"guard": {"kl": {"above": 1.0, "then": "roll_back"}}, "data": {"validation": 0}}, "give data.validation"),
         ({"overlong": {"buffer": 11}}, "overlong.buffer 11 exceeds max_new_tokens 10"),
     ],
 )
