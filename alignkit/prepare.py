@@ -16,7 +16,7 @@ from alignkit.loop import FitResult, make_accelerator
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
-from alignkit.records import Comparison, Record
+from alignkit.records import Comparison, Feedback, Record
 from alignkit.runs import Run
 from alignkit.scorer import Scorer, load_scorer
 from alignkit.trie import TokenSequence
@@ -178,6 +178,12 @@ def ranked_sequences(format: ChatFormat, comparisons: Sequence[Comparison]) -> l
             column["rating"] = rating
         examples.append([_with(next(sequences), column) for column in columns])
     return examples
+
+
+def labelled_sequences(format: ChatFormat, feedback: Sequence[Feedback]) -> list[list[TokenSequence]]:
+    """One sequence per response, with its label (1 good, 0 bad) as column "good"."""
+    sequences = format.completions([(verdict.prompt, verdict.response, verdict.tools) for verdict in feedback])
+    return [[_with(s, {"good": float(v.label)})] for s, v in zip(sequences, feedback, strict=True)]
 
 
 def _with(sequence: TokenSequence, columns: dict[str, float]) -> TokenSequence:

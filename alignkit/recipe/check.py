@@ -14,10 +14,11 @@ from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.kto import KtoConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import DataOptions, ModelOptions
-from alignkit.prepare import fit_examples, load_format, ranked_sequences
+from alignkit.prepare import fit_examples, labelled_sequences, load_format, ranked_sequences
 from alignkit.prompts import fitting
 from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
@@ -101,6 +102,8 @@ def _examples(config: Config, records: Sequence[Record], format: ChatFormat) -> 
     if isinstance(config, SftConfig):
         turns = [(record.messages, record.tools) for record in records if isinstance(record, Demonstration)]
         return format.turns_of(turns, config.turns)
+    if isinstance(config, KtoConfig):
+        return labelled_sequences(format, [record for record in records if isinstance(record, Feedback)])
     return ranked_sequences(format, [record for record in records if isinstance(record, Comparison)])
 
 

@@ -1,7 +1,6 @@
 """KTO: preference optimisation from responses that are labelled one by one. Knows no other stage."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +15,14 @@ from alignkit.options.kto import KtoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.preferences import kto
-from alignkit.prepare import finish, load_examples, open_setting
+from alignkit.prepare import finish, labelled_sequences, load_examples, open_setting
 from alignkit.records import Feedback
 from alignkit.reference import with_reference
 from alignkit.runs import Run
 from alignkit.trie import TokenSequence, TrieBatch, sum_by_owner
+
+ESTIMATE = -1.0
+"""In the place of a label: a response to another prompt, which the baseline is read off."""
 
 
 def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
@@ -29,9 +31,7 @@ def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     format, accelerator = setting.format, setting.accelerator
 
     def tokenize(records: Sequence[Feedback]) -> list[list[TokenSequence]]:
-        sequences = format.completions([(record.prompt, record.response, record.tools) for record in records])
-        labelled = zip(sequences, records, strict=True)
-        return [[replace(s, columns={"good": float(record.label), "estimate": 0.0})] for s, record in labelled]
+        return labelled_sequences(format, records)
 
     train, validation, _ = load_examples(
         config.data, Feedback, tokenize, setting, run, config.seed, runtime.token_budget
@@ -54,7 +54,7 @@ def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
 def mismatched(examples: Sequence[Example], seed: int) -> list[Example]:
     """Each labelled response with the one that follows it in a seeded circle, as an answer to its own prompt.
 
-    KTO's baseline is read off these (column "estimate"). None is longer than the longest response was with its own
+    KTO's baseline is read off these. None is longer than the longest response was with its own
     prompt: the end of such an answer is left out. Raises InputError for a single example.
     """
     if len(examples) == 1:
@@ -71,7 +71,7 @@ def mismatched(examples: Sequence[Example], seed: int) -> list[Example]:
         prompt, answer = own.ids[: _start(own)], other.ids[_start(other) :]
         weights = [*own.weights[: _start(own)], *other.weights[_start(other) :]]
         ids = [*prompt, *answer]
-        result[n] = [own, TokenSequence(ids[:longest], weights[:longest], columns={"good": 0.0, "estimate": 1.0})]
+        result[n] = [own, TokenSequence(ids[:longest], weights[:longest], columns={"good": ESTIMATE})]
     return result
 
 
@@ -109,6 +109,5 @@ def kto_objective(config: KtoConfig) -> Objective:
 
 def _parts(batch: TrieBatch) -> tuple[Tensor, Tensor, Tensor]:
     """bool [O] each: responses labelled good, labelled bad, and those that only the baseline is read off."""
-    estimate = batch.owner_columns["estimate"] != 0
-    good = (batch.owner_columns["good"] != 0) & ~estimate
-    return good, ~good & ~estimate, estimate
+    label = batch.owner_columns["good"]
+    return label == 1, label == 0, label == ESTIMATE

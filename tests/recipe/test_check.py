@@ -137,3 +137,28 @@ stages:
 """)
     _, sft, evaluate = checked(recipe)
     assert (sft.tokens, evaluate.tokens) == (20, 48)
+
+
+FEEDBACK = """
+name: verdicts
+runtime: {trackers: [], device: cpu}
+stages:
+  kto:
+    model: {path: base, chat_template: none, eos_token: "~"}
+    data: {path: feedback.jsonl, validation: 2, max_length: 12}
+    train: {learning_rate: 1e-3, batch_size: 4, steps: 1}
+"""
+
+
+def test_feedback_is_read_and_tokenized_as_it_will_be_trained(recipe: Path) -> None:
+    rows = [{"prompt": f"say {n}?", "completion": "so so", "label": n % 2 == 0} for n in range(8)]
+    Path("feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("verdicts.yaml").write_text(FEEDBACK)
+    (found,) = checked(Path("verdicts.yaml"))
+    assert (found.records, found.sequences, found.tokens, found.longest, found.note) == (8, 8, 96, 12, "")
+    ran(Path("verdicts.yaml"), "kto")
+    with pytest.raises(InputError, match=r"stages\.kto: an example has 12 tokens and data\.max_length is 11"):
+        checked(Path("verdicts.yaml"), "kto.data.max_length=11")
+    Path("feedback.jsonl").write_text(json.dumps(rows[0] | {"label": "good"}) + "\n")
+    with pytest.raises(InputError, match=r"feedback\.jsonl:1: .*label"):
+        checked(Path("verdicts.yaml"), "kto.data.validation=0")

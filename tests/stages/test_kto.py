@@ -34,7 +34,8 @@ from alignkit.models import load_policy, load_tokenizer
 from alignkit.objective import accumulate
 from alignkit.options.kto import KtoConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
-from alignkit.records import Message
+from alignkit.prepare import labelled_sequences
+from alignkit.records import Feedback, Message
 from alignkit.reference import with_reference
 from alignkit.runs import Run
 from alignkit.stages import kto
@@ -67,14 +68,15 @@ def config(folder: Path, **changes: Any) -> KtoConfig:
 
 def labelled(base: Path, rows: list[dict[str, Any]]) -> list[Example]:
     """The rows' sequences, as the stage makes them."""
-    format = ChatFormat.load(load_tokenizer(str(base)))
-    examples: list[Example] = []
-    for row in rows:
-        turns = [tuple(Message.model_validate(turn) for turn in row[name]) for name in ("prompt", "completion")]
-        sequence = format.completion(*turns)
-        columns = {"good": float(row["label"]), "estimate": 0.0}
-        examples.append([TokenSequence(sequence.ids, sequence.weights, columns=columns)])
-    return examples
+    verdicts = [
+        Feedback(
+            prompt=tuple(Message.model_validate(turn) for turn in row["prompt"]),
+            response=tuple(Message.model_validate(turn) for turn in row["completion"]),
+            label=row["label"],
+        )
+        for row in rows
+    ]
+    return list(labelled_sequences(ChatFormat.load(load_tokenizer(str(base))), verdicts))
 
 
 def in_a_circle(examples: list[Example]) -> list[Example]:
@@ -83,7 +85,7 @@ def in_a_circle(examples: list[Example]) -> list[Example]:
     for n, ((own,), (other,)) in enumerate(zip(examples, [examples[-1], *examples[:-1]], strict=True)):
         start, begin = own.weights.index(1.0), other.weights.index(1.0)
         ids = [*own.ids[:start], *other.ids[begin:]]
-        made = TokenSequence(ids, [0.0] * start + [1.0] * (len(ids) - start), columns={"good": 0.0, "estimate": 1.0})
+        made = TokenSequence(ids, [0.0] * start + [1.0] * (len(ids) - start), columns={"good": kto.ESTIMATE})
         circle.append([examples[n][0], made])
     return circle
 
@@ -144,7 +146,7 @@ def test_every_response_answers_another_prompt_once(folder: Path) -> None:
     for n, ((own,), (same, other)) in enumerate(zip(examples, made, strict=True)):
         start = own.weights.index(1.0)
         assert same is own and list(other.ids[:start]) == list(own.ids[:start])
-        assert len(other.ids) <= longest and other.columns == {"good": 0.0, "estimate": 1.0}
+        assert len(other.ids) <= longest and other.columns == {"good": kto.ESTIMATE}
         answer = tuple(other.ids[start:])
         taken.append(next(m for m, whole in enumerate(answers) if m != n and whole[: len(answer)] == answer))
     assert sorted(taken) == list(range(9))
