@@ -25,7 +25,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     stage: str
-    """The stage's type: pretrain, sft, reward, dpo, kto, ppo or evaluate."""
+    """The stage's type: pretrain, sft, reward, dpo, kto, ppo, trl or evaluate."""
     status: Literal["done", "running", "failed"]
     """A killed run stays "running"; started again, it goes on from its last checkpoint."""
     id: str

@@ -8,6 +8,7 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.reward import RewardConfig
 from alignkit.options.sft import SftConfig
+from alignkit.options.trl import TrlConfig
 
 STAGES: dict[str, type[Config]] = {
     "pretrain": PretrainConfig,
@@ -16,5 +17,6 @@ STAGES: dict[str, type[Config]] = {
     "dpo": DpoConfig,
     "kto": KtoConfig,
     "ppo": PpoConfig,
+    "trl": TrlConfig,
     "evaluate": EvaluateConfig,
 }

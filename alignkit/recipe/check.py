@@ -18,6 +18,7 @@ from alignkit.options.kto import KtoConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import DataOptions, ModelOptions
+from alignkit.options.trl import TrlConfig
 from alignkit.prepare import fit_examples, labelled_sequences, load_format, ranked_sequences
 from alignkit.prompts import fitting
 from alignkit.recipe.chain import Step
@@ -35,9 +36,11 @@ RECORDS: dict[str, type[Record]] = {
     "dpo": Comparison,
     "kto": Feedback,
     "ppo": Prompt,
+    "grpo": Prompt,
+    "rloo": Prompt,
     "evaluate": Prompt,
 }
-"""What each type of stage reads."""
+"""What each type of stage, and each trainer of TRL, reads."""
 SPOKEN = ("chat_template", "eos_token", "template_kwargs")
 """The options of a model that say how it is spoken to from then on."""
 
@@ -72,17 +75,20 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     data = getattr(config, "data", None)
     if not isinstance(data, DataOptions) or _is_reference(data):
         return Checked(stage.name, 0, note="nothing to read yet")
-    train, validation, _ = load_data(data, RECORDS[stage.type], config.model_dump().get("seed", 0))
+    kind = RECORDS[config.trainer if isinstance(config, TrlConfig) else stage.type]
+    train, validation, _ = load_data(data, kind, config.model_dump().get("seed", 0))
     records = [*train, *validation]
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
     note = "" if len(there) == len(formats) else "tokens are checked when the model they are for is there"
     if isinstance(config, PpoConfig | EvaluateConfig):
         lengths, left_out = _check_prompts(step, config, [one for one in records if isinstance(one, Prompt)], there)
+    elif isinstance(config, TrlConfig):
+        return Checked(stage.name, len(records), note="TRL's trainer tokenizes them")
     elif there:
         counts: Counter[str] = Counter()
         examples, bos = _examples(config, records, there[0]), there[0].tokenizer.bos_token_id
-        alike = RECORDS[stage.type] is Comparison
+        alike = kind is Comparison
         kept = fit_examples(examples, data, stage.runtime.token_budget, bos, counts, alike=alike)
         lengths, left_out = [len(sequence.ids) for one in kept if one for sequence in one], counts.total()
     else:

@@ -150,6 +150,19 @@ stages:
 """
 
 
+def test_a_trainer_of_trl_reads_what_its_algorithm_does(recipe: Path) -> None:
+    rows = [{"prompt": f"say {n}?", "completion": "so so", "label": n % 2 == 0} for n in range(8)]
+    Path("feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = FEEDBACK.replace("  kto:", "  trl:").replace(
+        "    train: {learning_rate: 1e-3, batch_size: 4, steps: 1}\n", ""
+    )
+    Path("trl.yaml").write_text(text + "    trainer: kto\n")
+    (found,) = checked(Path("trl.yaml"))
+    assert (found.records, found.note) == (8, "TRL's trainer tokenizes them")
+    with pytest.raises(InputError, match="field `chosen` is missing"):
+        checked(Path("trl.yaml"), "trl.trainer=dpo")
+
+
 def test_feedback_is_read_and_tokenized_as_it_will_be_trained(recipe: Path) -> None:
     rows = [{"prompt": f"say {n}?", "completion": "so so", "label": n % 2 == 0} for n in range(8)]
     Path("feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
