@@ -41,24 +41,27 @@ def advantage_columns(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The columns [N, T] that an update trains on, and what is logged of them.
 
-    `scores` [N] are the rewards of N completions, `config.samples` of each prompt in a row (remax: less the greedy
-    answer's), `old` and `reference` [N, T] their tokens' log-probabilities, `value` [N, T] the critic's, if any, and
-    `steps` [N, T] rewards inside the completions, if any.
+    `scores` [N] are the whole rewards of N completions, `config.samples` of each prompt in a row (remax: less the
+    greedy answer's), `old` and `reference` [N, T] their tokens' log-probabilities, `value` [N, T] the critic's, and
+    `steps` [N, T] what of the rewards stands inside the completions, if any of it does.
     """
     coef = kl_coef if config.kl.placement == "reward" else 0.0
     ratio, limit = rl.kl_k1(old, reference), config.kl.clamp
-    rewards = rl.shaped_rewards(scores, ratio if limit is None else ratio.clamp(-limit, limit), mask, coef)
-    if steps is not None:
-        rewards = rewards + steps
-    columns = {"old": old, "reference": reference}
+    kl = ratio if limit is None else ratio.clamp(-limit, limit)
+    if steps is None:
+        rewards = rl.shaped_rewards(scores, kl, mask, coef)
+    else:
+        rewards = rl.shaped_rewards(scores - steps.sum(1), kl, mask, coef) + steps
+    columns, judged = {"old": old, "reference": reference}, dict[str, float]()
     if value is not None:
         advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)
         columns |= {"return": returns, "value": value}
-        judged = {"critic/explained_variance": float(rl.explained_variance(value, returns, mask, reduce))}
+        judged["critic/explained_variance"] = float(rl.explained_variance(value, returns, mask, reduce))
     else:
         group = torch.arange(len(mask)) // config.samples
         advantage = WITHOUT_CRITIC[config.advantage](rewards, mask, group, config.gamma)
-        judged = {"advantage/without_signal": _without_signal(scores.view(-1, config.samples), reduce)}
+    if config.samples > 1:
+        judged["advantage/without_signal"] = _without_signal(scores.view(-1, config.samples), reduce)
     if config.whitens:
         advantage = rl.whiten(advantage, mask, reduce=reduce)
     return {**columns, "advantage": advantage}, judged

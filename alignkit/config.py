@@ -25,6 +25,13 @@ class Config(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    def only_with(self, condition: bool, where: str, *names: str) -> None:
+        """Raise ValueError for an option of `names` that differs from its default where it would be ignored."""
+        for name in names:
+            default = type(self).model_fields[name].get_default(call_default_factory=True)
+            if not condition and getattr(self, name) != default:
+                raise ValueError(f"{name} has no meaning {where}; remove it")
+
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
@@ -86,6 +93,8 @@ def _say(config: type[BaseModel], mapping: Mapping[str, Any], path: Sequence[str
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if fault["type"] in ("value_error", "assertion_error"):
         return message
+    if fault["loc"][-1] == "[key]":
+        return f"the key {message[:1].lower()}{message[1:]}"
     value: Any = mapping
     for part in path:
         value = value[part]
@@ -119,17 +128,21 @@ def _models_at(config: type[BaseModel], path: Sequence[str | int]) -> Iterator[t
     if not path:
         yield config
     elif isinstance(path[0], str) and path[0] in config.model_fields:
-        rest = path[1:] if len(path) < 2 or isinstance(path[1], str) else path[2:]
-        for model in _models_in(config.model_fields[path[0]].annotation):
-            yield from _models_at(model, rest)
+        annotation = config.model_fields[path[0]].annotation
+        within = len(path) > 1 and (get_origin(annotation) is dict or not isinstance(path[1], str))
+        for model in _models_in(annotation, dictionaries=True):
+            yield from _models_at(model, path[2:] if within else path[1:])
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def _models_in(annotation: Any, dictionaries: bool = False) -> Iterator[type[BaseModel]]:
+    """The groups that an annotation names; those of a dictionary's values, which may nest without end, on request."""
     if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, types.UnionType, list, tuple) or hasattr(annotation, "__metadata__"):
         for part in get_args(annotation):
-            yield from _models_in(part)
+            yield from _models_in(part, dictionaries)
+    elif dictionaries and get_origin(annotation) is dict:
+        yield from _models_in(get_args(annotation)[1], dictionaries)
 
 
 def content_hash(value: Any) -> str:

@@ -9,14 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def nll(logp: Tensor, length: Tensor | None = None) -> Tensor:
-    """Negative log-likelihood -log π(y|x) of tokens or whole sequences, [N] -> [N] nats.
-
-    `length` [N] divides by the number of tokens: the term that iterative RPO adds to DPO (Pang et al. 2024, Eq. 1).
-    """
-    return -logp if length is None else -logp / length
-
-
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float | None = None) -> Tensor:
     """Reward-model loss -log σ(chosen - rejected - margin) of scores [P], [P] nats (Ouyang et al. 2022, Eq. 1).
 
@@ -76,7 +68,7 @@ def cispo(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: 
 
 
 def is_clipped(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
-    """Where `policy_clip` has no gradient because the ratio has already moved far enough: bool [E]."""
+    """Where the ratio has already moved as far as the advantage may push it: bool [E]. `policy_clip` is flat there."""
     ratio = torch.exp(logp - old)
     high = 1 + (clip if clip_high is None else clip_high)
     return ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < 1 - clip))

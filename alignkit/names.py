@@ -95,6 +95,6 @@ FOREIGN_NAMES = {
     "saves_per_epoch": "`train.checkpoint_every`",
     "flash_attention": "not needed: the attention that shares prefixes is set for you",
     "train_on_inputs": "not an option: only the assistant's turns are trained",
-    "rl": "a stage of its own: `dpo`, `ppo` or `reward`",
+    "rl": "a stage of its own: `dpo`, `kto`, `ppo` or `reward`",
 }
 """TRL's and axolotl's common names, each answered with ours."""

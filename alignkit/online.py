@@ -58,7 +58,8 @@ def fit_online(
 ) -> Path:
     """Run `total` updates, going on from the run's last checkpoint if any; returns the artifact's folder.
 
-    The run ends with the last weights or, with `options.patience`, with those of the best validation.
+    The run ends with the last weights; with those of the best validation where `options.patience` is set and the guard
+    did not stop it, or where the guard rolled it back.
     """
     return _Loop(online, total, options, runtime, run, accelerator).go()
 
@@ -99,17 +100,17 @@ class _Loop:
                 self.state.update += 1
                 number = self.state.update
                 self.count(last)
-                if number % self.runtime.log_every == 0 or number == self.total:
-                    self.run.log(number, last)
-                advance(number, {name: last[name] for name in SHOWN})
                 if self.guard is not None:
                     self.heed(breaches(self.guard, last, self.online.memory))
+                if number % self.runtime.log_every == 0 or number == self.total or self.state.ended:
+                    self.run.log(number, last)
+                advance(number, {name: last[name] for name in SHOWN})
                 if number % self.evaluate_every == 0 or number == self.total or self.state.ended:
                     self.validate()
                 if number % self.checkpoint_every == 0 and number < self.total:
                     self.checkpoint()
         metrics = self.latest or self.state.metrics
-        if self.best and (self.options.patience or self.state.ended == "roll_back"):
+        if self.best and (self.state.ended == "roll_back" or (self.options.patience and not self.state.ended)):
             copy_parameters(self.model, self.best, "the best validation")
             metrics = self.state.metrics
         ended = {"guard/ended_at": float(self.state.update)} if self.state.ended else {}
@@ -128,6 +129,8 @@ class _Loop:
         self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
         if self.guard is not None and (breach := fallen(self.guard, objective, self.state.best)):
             self.heed([breach])
+        if self.state.ended:
+            return  # what crossed a bound is nobody's best
         if objective > self.state.best:
             self.state.best, self.state.stale = objective, 0
             if self.keeps_best:
@@ -144,7 +147,7 @@ class _Loop:
             end = {"warn": "", "stop": "; stopping", "roll_back": "; going back to the best validation's weights"}
             if self.accelerator.is_main_process:
                 logger.warning(f"update {self.state.update}: {breach.text}{end[breach.then]}")
-            if breach.then != "warn":
+            if breach.then != "warn" and self.state.ended != "roll_back":
                 self.state.ended = breach.then
 
     def stopped(self) -> bool:

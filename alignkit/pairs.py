@@ -16,10 +16,14 @@ from alignkit.trie import TrieBatch, sum_by_owner
 
 PairLoss = Callable[[Tensor, Tensor, DpoConfig], Tensor]
 
+
+def _sigmoid(chosen: Tensor, rejected: Tensor, config: DpoConfig) -> Tensor:
+    return preferences.sigmoid(chosen, rejected, config.beta, config.label_smoothing, config.margin)
+
+
 LOSSES: Mapping[LossName, PairLoss] = MappingProxyType(
     {
-        "sigmoid": lambda chosen, rejected, o: preferences.sigmoid(chosen, rejected, o.beta, o.label_smoothing),
-        "sigmoid_norm": lambda chosen, rejected, o: preferences.sigmoid(chosen, rejected, o.beta, o.label_smoothing),
+        **dict.fromkeys(("sigmoid", "sigmoid_norm", "simpo", "cpo", "aot", "aot_unpaired"), _sigmoid),
         "hinge": lambda chosen, rejected, o: preferences.hinge(chosen, rejected, o.beta),
         "ipo": lambda chosen, rejected, o: preferences.ipo(chosen, rejected, o.beta),
         "robust": lambda chosen, rejected, o: preferences.robust(chosen, rejected, o.beta, o.label_smoothing),
@@ -30,12 +34,6 @@ LOSSES: Mapping[LossName, PairLoss] = MappingProxyType(
         "apo_zero": lambda chosen, rejected, o: preferences.apo_zero(chosen, rejected, o.beta),
         "apo_down": lambda chosen, rejected, o: preferences.apo_down(chosen, rejected, o.beta),
         "discopop": lambda chosen, rejected, o: preferences.discopop(chosen, rejected, o.beta),
-        "aot": lambda chosen, rejected, o: preferences.sigmoid(chosen, rejected, o.beta, o.label_smoothing),
-        "aot_unpaired": lambda chosen, rejected, o: preferences.sigmoid(chosen, rejected, o.beta, o.label_smoothing),
-        "cpo": lambda chosen, rejected, o: preferences.sigmoid(chosen, rejected, o.beta, o.label_smoothing),
-        "simpo": lambda chosen, rejected, o: preferences.sigmoid(
-            chosen, rejected, o.beta, o.label_smoothing, o.margin
-        ),
         "orpo": lambda chosen, rejected, o: o.beta * preferences.sigmoid(chosen, rejected, 1.0),
     }
 )
@@ -132,10 +130,14 @@ class Pairs:
         return of(self.better), of(self.worse)
 
     def metrics(self) -> dict[str, Tensor]:
-        """Sums over rankings of what the log-ratios say, in nats, and of β times their difference."""
+        """Sums over rankings: how often, and by how much times β, the first loss's scores agree with the ranking; and
+        what chosen and rejected responses gained on the reference in nats (without one: their log-probability)."""
+        first = next(iter(self.config.losses))
+        whole = first in ("aot", "plackett_luce")  # they compare other things than the two responses of a pair
         gained = self.log_ratio().detach()
-        chosen, rejected = gained[self.better], gained[self.worse]
-        numbers = ((chosen > rejected).float(), self.config.beta * (chosen - rejected), chosen, rejected)
+        both = gained[self.better], gained[self.worse]
+        chosen, rejected = both if whole else (score.detach() for score in self.scores(first))
+        numbers = ((chosen > rejected).float(), self.config.beta * (chosen - rejected), *both)
         return {name: (self.weight * number).sum() for name, number in zip(METRICS, numbers, strict=True)}
 
 

@@ -106,7 +106,7 @@ def nca(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 def bco(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """BCO on pairs (Jung et al. 2024): a classifier of good and bad, -log σ(βs⁺) - log σ(-βs⁻), [P].
 
-    With pairs its reward shift falls away.
+    Without the paper's reward shift δ, as TRL has it.
     """
     return -F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected)
 
@@ -136,7 +136,7 @@ def discopop(chosen: Tensor, rejected: Tensor, beta: float, temperature: float =
     """DiscoPOP (Lu et al. 2024, Eq. 5): logistic and exponential loss of βh, mixed by σ(βh/τ), [P]."""
     logits = beta * (chosen - rejected)
     mixed = torch.sigmoid(logits / temperature)
-    return (1 - mixed) * -F.logsigmoid(logits) + mixed * torch.exp(-logits)
+    return (1 - mixed) * -F.logsigmoid(logits) + mixed * torch.exp((-logits).clamp(max=LARGEST))
 
 
 def kto(

@@ -13,14 +13,15 @@ from alignkit.rl import Reduce
 from reward_models.functions import Reward, checked, shown
 
 
-def scored(
-    completions: list[Completion], reward: Reward, config: PpoConfig, width: int
-) -> tuple[Tensor, Tensor | None]:
-    """The reward of each completion after the rules for length, [N], and rewards inside them, [N, width], if any."""
+def scored(completions: list[Completion], reward: Reward, config: PpoConfig) -> tuple[Tensor, Tensor | None]:
+    """The whole reward of each completion after the rules for length, [N], and what of it stands inside, [N, T]."""
     given = reward(completions) if completions else Scores(total=())
     total = torch.tensor(checked(given.total, completions, config.reward.kind).total)
-    steps = None if given.steps is None else placed_steps(given.steps, completions, width)
-    return settle_length(total, completions, config), steps
+    total = settle_length(total, completions, config)
+    if given.steps is None:
+        return total, None
+    steps = placed_steps(given.steps, completions)
+    return total + steps.sum(1), steps
 
 
 def settle_length(scores: Tensor, completions: list[Completion], config: PpoConfig) -> Tensor:
@@ -38,9 +39,9 @@ def settle_length(scores: Tensor, completions: list[Completion], config: PpoConf
     return scores - config.overlong.penalty * (over / config.overlong.buffer).clamp(0, 1)
 
 
-def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], completions: list[Completion], width: int) -> Tensor:
-    """Rewards inside completions, (token, reward) pairs, at their tokens: [N, width]. Raises InputError."""
-    placed = torch.zeros(len(completions), width)
+def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], completions: list[Completion]) -> Tensor:
+    """Rewards inside completions, (token, reward) pairs, at their tokens: [N, T]. Raises InputError."""
+    placed = torch.zeros(len(completions), max((len(completion.ids) for completion in completions), default=0))
     for n, (pairs, completion) in enumerate(zip(steps, completions, strict=True)):
         for token, reward in pairs:
             if not 0 <= token < len(completion.ids) or not math.isfinite(reward):
@@ -48,23 +49,25 @@ def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], completions: list
                     f"reward: completion {n} has {len(completion.ids)} tokens, and a step gives its token {token} the "
                     f"reward {reward}: {shown(completion)}"
                 )
-            if width:
-                placed[n, token] += reward
+            placed[n, token] += reward
     return placed
 
 
-def repeated(ids: Sequence[int], size: int = 3) -> float:
-    """Share of a completion's runs of `size` tokens that stood in it before."""
-    runs = list(zip(*(ids[start:] for start in range(size)), strict=False))
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
 def running_deviation(scores: Tensor, memory: dict[str, float], reduce: Reduce) -> float:
-    """The standard deviation of all scores so far over all ranks, these [N] included; `memory` is brought up to it."""
+    """The standard deviation of all scores so far over all ranks, these [N] included; 1 while they are all equal.
+
+    `memory` is brought up to it.
+    """
     seen = scores.double()
     sums = reduce(torch.stack([torch.ones_like(seen).sum(), seen.sum(), (seen**2).sum()])).tolist()
     names = ("scores", "scores_sum", "scores_squares")
     for name, value in zip(names, sums, strict=True):
         memory[name] = memory.get(name, 0.0) + value
-    count, total, squares = (memory[name] for name in names)
-    return max(math.sqrt(max(squares / count - (total / count) ** 2, 0.0)), 1e-6)
+    return deviation_so_far(memory)
+
+
+def deviation_so_far(memory: dict[str, float]) -> float:
+    """The standard deviation of the scores that `memory` has seen; 1 where there were none or all were equal."""
+    count, total, squares = (memory.get(name, 0.0) for name in ("scores", "scores_sum", "scores_squares"))
+    variance = squares / count - (total / count) ** 2 if count else 0.0
+    return math.sqrt(variance) if variance > 1e-12 * max(squares / max(count, 1.0), 1e-12) else 1.0

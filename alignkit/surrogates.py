@@ -9,6 +9,7 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.trie import TrieBatch, sum_by_owner
 
 METRICS = ("clip_fraction", "approx_kl", "ratio", "drift")
+"""Of the tokens. clip_fraction is what lies beyond the clip, whether or not the loss still has a gradient there."""
 
 
 def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int, ...] = ()) -> Objective:
@@ -18,7 +19,7 @@ def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int,
     `drift` is |log π - log π_old|, a mean over tokens as every metric is.
     """
     in_loss, bonus = config.kl.placement == "loss", config.entropy_coef
-    terms = ["surrogate", *(["kl"] if in_loss else []), *(["entropy"] if bonus else [])]
+    terms = ["surrogate", *(["kl_penalty"] if in_loss else []), *(["entropy_bonus"] if bonus else [])]
 
     def read(policy: object, batch: TrieBatch) -> dict[str, Tensor]:
         assert callable(policy)
@@ -28,15 +29,20 @@ def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int,
     def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
         logp, old = readings["logps"], batch.entry_columns["old"]
         advantage, share = batch.entry_columns["advantage"], _shares(config, batch)
-        sums = {"surrogate": (share * _surrogate(config, logp, old, advantage, batch)).sum()}
+        if config.loss == "gspo":  # the ratio of a whole completion, its geometric mean, stands at each of its tokens
+            length = _lengths(batch)
+            logp, old = ((sum_by_owner(x, batch) / length)[batch.owner] for x in (logp, old))
+        sums = {"surrogate": (share * _surrogate(config, logp, old, advantage)).sum()}
         if in_loss:
             estimate = rl.kl_k2 if config.kl.estimator == "k2" else rl.kl_k3
-            sums["kl"] = kl_coef * (share * estimate(logp, batch.entry_columns["reference"])).sum()
+            left = estimate(readings["logps"], batch.entry_columns["reference"])
+            sums["kl_penalty"] = kl_coef * (share * left).sum()
         if bonus:
-            sums["entropy"] = -bonus * (share * readings["entropies"]).sum()
+            sums["entropy_bonus"] = -bonus * (share * readings["entropies"]).sum()
         with torch.no_grad():
-            clipped = losses.is_clipped(logp, old, advantage, config.clip, config.clip_high)
-            numbers = (clipped.float(), rl.kl_k3(old, logp), torch.exp(logp - old), (logp - old).abs())
+            beyond = losses.is_clipped(logp, old, advantage, config.clip, config.clip_high)
+            gap = readings["logps"] - batch.entry_columns["old"]
+            numbers = (beyond.float(), rl.kl_k3(-gap, torch.zeros_like(gap)), torch.exp(gap), gap.abs())
             metrics = {name: (batch.weight * x).sum() for name, x in zip(METRICS, numbers, strict=True)}
         return Sums(sums, metrics)
 
@@ -61,18 +67,11 @@ def critic_objective(clip: float | None) -> Objective:
     )
 
 
-def _surrogate(config: PpoConfig, logp: Tensor, old: Tensor, advantage: Tensor, batch: TrieBatch) -> Tensor:
+def _surrogate(config: PpoConfig, logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
     """[E], the policy loss of each token."""
-    match config.loss:
-        case "clip":
-            return losses.policy_clip(logp, old, advantage, config.clip, config.clip_high, config.dual_clip)
-        case "cispo":
-            return losses.cispo(logp, old, advantage, config.clip, config.clip_high)
-        case "gspo":
-            # The ratio of a whole completion, its geometric mean per token, stands at each of its tokens.
-            length = _lengths(batch)
-            whole = [(sum_by_owner(x, batch) / length)[batch.owner] for x in (logp, old)]
-            return losses.policy_clip(*whole, advantage, config.clip, config.clip_high, config.dual_clip)
+    if config.loss == "cispo":
+        return losses.cispo(logp, old, advantage, config.clip, config.clip_high)
+    return losses.policy_clip(logp, old, advantage, config.clip, config.clip_high, config.dual_clip)
 
 
 def _shares(config: PpoConfig, batch: TrieBatch) -> Tensor:

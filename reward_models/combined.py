@@ -15,7 +15,8 @@ def combined(rewards: Mapping[str, Reward], combine: Combination = "sum", deviat
     """One reward of several named ones, each kept among the parts, its own parts behind its name and a slash.
 
     `sum` weighs as their scales say. Of an ensemble `mean`, `min` and `lower`, the mean less `deviations` population
-    standard deviations, which keep a policy from where its members disagree (Coste et al. 2024, §3.2 and §3.3).
+    standard deviations, which keep a policy from where its members disagree (Coste et al. 2024, whose
+    uncertainty-weighted objective takes the variance instead).
     Rewards inside a response are added up in a sum; an ensemble with them is an InputError.
     """
 

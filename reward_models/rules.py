@@ -1,7 +1,7 @@
 """Rewards that verify: an answer, its last number, a pattern, a length, repetition. They know no model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 
 from alignkit.config import InputError
@@ -71,15 +71,16 @@ def repetition(words: int = 3) -> Reward:
     if words < 1:
         raise InputError(f"reward repetition: needs phrases of 1 word or more, not {words}")
 
-    def share(text: str) -> float:
-        said = text.lower().split()
-        phrases = list(zip(*(said[start:] for start in range(words)), strict=False))
-        return len(set(phrases)) / len(phrases) - 1 if phrases else 0.0
-
     def reward(completions: list[Completion]) -> Scores:
-        return Scores(total=tuple(share(c.response.content) for c in completions))
+        return Scores(total=tuple(0.0 - repeated(c.response.content.lower().split(), words) for c in completions))
 
     return reward
+
+
+def repeated(items: Sequence[object], size: int = 3) -> float:
+    """Share of the runs of `size` items that stood before in the sequence, 0 to 1."""
+    runs = list(zip(*(items[start:] for start in range(size)), strict=False))
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 RULES: dict[str, Callable[[str], Reward]] = {"exact_match": exact_match, "contains": contains, "number": number}

@@ -7,6 +7,7 @@ import pytest
 from pydantic import Field
 
 from alignkit.config import Config, InputError, apply_overrides, build, content_hash, load_yaml, parse_yaml
+from alignkit.options import STAGES
 
 
 class Train(Config):
@@ -184,3 +185,24 @@ def test_content_hash_sees_values_and_not_their_order() -> None:
     assert content_hash({"a": [1, None]}) == "a290b55a84a4e851c13e570346d396a0ff58e13e3b458112237484f9ed3b8950"
     with pytest.raises(TypeError):
         content_hash(object())
+
+
+EVERY = {
+    "dpo": {"mixture": {"sigmoid": 0.8, "bco": 0.2}, "divergence": "reverse_kl"},
+    "ppo": {"advantage": "grpo", "samples": 4, "reward": {"kind": "combined", "of": {"a": {"kind": "lexicon"}}}},
+    "kto": {"loss": "apo_zero_unpaired"},
+    "trl": {"trainer": "rloo", "options": {"beta": 0.1}, "reward": {"kind": "lexicon"}},
+}
+
+
+@pytest.mark.parametrize("stage", EVERY)
+def test_options_survive_being_written_out_whole_for_a_stages_process(stage: str) -> None:
+    given = {"model": {"path": "m"}, "data": {"path": "d"}} | EVERY[stage]
+    config = build(STAGES[stage], given, "")
+    assert build(STAGES[stage], config.model_dump(mode="json"), "") == config
+
+
+def test_a_wrong_name_in_a_mixture_is_named() -> None:
+    given = {"model": {"path": "m"}, "data": {"path": "d"}, "mixture": {"sigmoid": 0.8, "bcoo": 0.2}}
+    with pytest.raises(InputError, match=r"mixture\.bcoo: the key input should be 'sigmoid'"):
+        build(STAGES["dpo"], given, "")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from alignkit.config import build
+from alignkit.config import InputError, build
 from alignkit.guard import breaches, fallen
 from alignkit.options.guard import GUARDED, GuardOptions
 
@@ -44,4 +44,7 @@ def test_a_held_out_reward_may_fall_so_far_and_no_further() -> None:
     assert breach is not None and "1.4, 0.6 below its best" in breach.text and breach.then == "roll_back"
     assert fallen(guard(), 0.0, 2.0) is None
     assert options.rolls_back() and not guard(kl={"above": 1.0}).rolls_back()
-    assert guard(kl={"above": 1.0, "then": "roll_back"}).rolls_back()
+    both = {"reward": {"kind": "lexicon"}, "drop": 0.5, "then": "warn"}
+    assert guard(kl={"above": 1.0, "then": "roll_back"}, held_out=both).rolls_back()
+    with pytest.raises(InputError, match="roll_back needs guard"):
+        guard(kl={"above": 1.0, "then": "roll_back"})

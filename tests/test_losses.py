@@ -15,7 +15,6 @@ from alignkit.losses import (
     bradley_terry,
     centring,
     is_clipped,
-    nll,
     policy_clip,
     ranking_pairs,
     value_clip,
@@ -44,10 +43,6 @@ def test_reward_loss_with_margin_and_centring_equals_trl(margin: Tensor | None) 
     ours = bradley_terry(chosen, rejected, margin).mean() + 0.01 * centring(chosen, rejected).mean()
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, scores), torch.autograd.grad(theirs, scores))
-
-
-def test_nll_per_token() -> None:
-    torch.testing.assert_close(nll(torch.tensor([-6.0]), torch.tensor([4])), torch.tensor([1.5]))
 
 
 def test_all_untied_pairs_of_every_ranking_weigh_one_together() -> None:

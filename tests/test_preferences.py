@@ -15,7 +15,6 @@ from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
 
 from alignkit import preferences
-from alignkit.losses import nll
 from alignkit.preferences import coupled, divergence_score, log_odds, plackett_luce, robust, sigmoid
 
 PAIRS, TOKENS, BETA, SMOOTHING = 7, 5, 0.3, 0.2
@@ -116,7 +115,7 @@ def test_losses_of_other_scores_and_their_gradients_equal_trl(kind: str) -> None
         return {
             "ipo": lambda: preferences.ipo(chosen, rejected, BETA).mean(),
             "sigmoid_norm": lambda: sigmoid(chosen, rejected, BETA).mean(),
-            "sft": lambda: nll(at[:PAIRS][mask[:PAIRS].bool()]).mean(),
+            "sft": lambda: -at[:PAIRS][mask[:PAIRS].bool()].mean(),
             "aot": lambda: transported(margin, ref_margin) / PAIRS,
         }[kind]()
 
@@ -232,6 +231,9 @@ def test_ipo_and_sppo_by_hand() -> None:
 def test_losses_do_not_overflow_far_from_the_optimum() -> None:
     for loss in (sigmoid(*scores(-1e4, 1e4), 1.0), robust(*scores(-1e4, 1e4), 1.0, 0.1)):
         assert torch.isfinite(loss).all()
+    chosen, rejected = scores(-1e4, 1e4)
+    popped = preferences.discopop(chosen, rejected, 1.0)
+    assert torch.isfinite(popped).all() and torch.isfinite(torch.autograd.grad(popped.sum(), chosen)[0]).all()
     for divergence in ("forward_kl", "js", "alpha"):
         ratios = torch.tensor([-1e4, 0.0, 1e4], requires_grad=True)
         found = divergence_score(ratios, divergence)

@@ -104,6 +104,12 @@ def test_code_runs_only_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"kind": "learned"}, "learned needs reward.path"),
         ({"kind": "world", "path": "x"}, "no meaning for kind: world"),
+        ({"kind": "lexicon", "normalised": False}, "normalised has no meaning for kind: lexicon"),
+        ({"kind": "combined", "of": {"a": {"kind": "lexicon"}}, "deviations": 2.0}, "deviations has no meaning"),
+        (
+            {"kind": "combined", "of": {"a": {"kind": "lexicon", "pth": "x"}}},
+            r"of\.a\.pth: unknown key; did you mean `path`",
+        ),
         ({"kind": "rules"}, "kind: rules needs one"),
         ({"kind": "function", "path": "x.py"}, "not of the form package.module:function"),
         ({"kind": "lexicon", "clip": -1.0}, "clip must be above 0"),

@@ -1,6 +1,5 @@
 """Policy losses of online updates, by hand on sequences of different lengths, however rows are cut."""
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,6 +95,20 @@ def test_losses_and_their_means_by_definition(loss: str, extra: dict[str, Any], 
         torch.testing.assert_close(table.logps.grad, gradient, rtol=1e-5, atol=1e-7)
 
 
+def test_what_lies_beyond_the_clip_is_counted_by_the_ratio_that_the_loss_takes() -> None:
+    table = Table()
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    gap = (table.logps - columns("old")).detach()
+    means = torch.stack([gap[n, :length].mean() for n, length in enumerate(LENGTHS)])[:, None].expand_as(gap)
+    for loss, logs in (("clip", gap), ("gspo", means)):
+        config = build(PpoConfig, BASE | {"loss": loss}, "")
+        found = accumulate(table, rows(64), policy_objective(config), backward=False)
+        up = columns("advantage") > 0
+        beyond = torch.where(up, logs.exp() > 1.1, logs.exp() < 0.9)[mask]
+        assert found["clip_fraction"] == pytest.approx(beyond.double().mean().item())
+        assert found["drift"] == pytest.approx(gap.abs()[mask].mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_kl_as_a_loss_and_entropy_are_further_terms(estimator: str) -> None:
     kl = {"placement": "loss", "estimator": estimator}
@@ -105,8 +118,7 @@ def test_kl_as_a_loss_and_entropy_are_further_terms(estimator: str) -> None:
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     ratio = (table.logps - columns("reference"))[mask]
     number = 0.5 * ratio**2 if estimator == "k2" else torch.exp(-ratio) - 1 + ratio
-    assert found["kl"] == pytest.approx(0.3 * number.mean().item(), rel=1e-5)
-    assert found["entropy"] == pytest.approx(-0.1 * 2 * table.logps[mask].mean().item(), rel=1e-5)
-    assert found["loss"] == pytest.approx(found["surrogate"] + found["kl"] + found["entropy"])
+    assert found["kl_penalty"] == pytest.approx(0.3 * number.mean().item(), rel=1e-5)
+    assert found["entropy_bonus"] == pytest.approx(-0.1 * 2 * table.logps[mask].mean().item(), rel=1e-5)
+    assert found["loss"] == pytest.approx(found["surrogate"] + found["kl_penalty"] + found["entropy_bonus"])
     assert found["ratio"] == pytest.approx(torch.exp(table.logps - columns("old"))[mask].mean().item(), rel=1e-5)
-    assert not math.isclose(found["kl"], 0)

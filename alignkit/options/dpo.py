@@ -80,8 +80,7 @@ class DpoConfig(Config):
         names = list(self.losses)
         if any(weight <= 0 for weight in self.losses.values()):
             raise ValueError("mixture: give each loss a weight above 0, such as {sigmoid: 0.8, bco: 0.2}")
-        if self.mixture and "loss" in self.model_fields_set:
-            raise ValueError("give either loss or mixture, not both")
+        self.only_with(not self.mixture, "beside mixture", "loss")
         free = [name for name in names if name in WITHOUT_REFERENCE]
         if free and len(free) < len(names):
             raise ValueError(f"mixture: {free[0]} has no reference and cannot be mixed with losses that have one")
@@ -90,17 +89,13 @@ class DpoConfig(Config):
                 raise ValueError(f"loss: {name} needs label_smoothing: the rate of flipped labels, such as 0.1")
         if "orpo" in names and not self.nll_coef:
             raise ValueError("loss: orpo needs nll_coef: 1.0, the fine-tuning that its odds ratio is added to")
-        self._alone("label_smoothing", self.label_smoothing != 0, SMOOTHED)
-        self._alone("margin", self.margin != 0, ("simpo",))
-        self._alone("divergence", self.divergence != "reverse_kl", OF_DIFFERENCES)
-        self._alone("tail_weight", self.tail_weight != 1, SUMS_OVER_PAIRS + TRANSPORTS)
-        self._alone("weighting", self.weighting != "none", SUMS_OVER_PAIRS)
+        for name in names:
+            self.only_with(name in SMOOTHED, f"for loss: {name}", "label_smoothing")
+            self.only_with(name == "simpo", f"for loss: {name}", "margin")
+            self.only_with(name in OF_DIFFERENCES, f"for loss: {name}", "divergence")
+            self.only_with(name in SUMS_OVER_PAIRS + TRANSPORTS, f"for loss: {name}", "tail_weight")
+            self.only_with(name in SUMS_OVER_PAIRS, f"for loss: {name}", "weighting")
+        self.only_with(self.divergence == "alpha", f"with divergence: {self.divergence}", "divergence_alpha")
         if self.divergence == "alpha" and self.divergence_alpha == 1:
             raise ValueError("divergence_alpha: 1 is the reverse KL: give divergence: reverse_kl")
         return self
-
-    def _alone(self, option: str, given: bool, losses: tuple[str, ...]) -> None:
-        """Refuse an option that a loss would ignore."""
-        for name in self.losses if given else ():
-            if name not in losses:
-                raise ValueError(f"{option} has no meaning for loss: {name}; remove it")

@@ -20,7 +20,8 @@ class Limit(Config):
     for_updates: int = Field(default=1, ge=1)
     """So many updates in a row beyond it."""
     then: Then = "warn"
-    """`warn`, `stop` with the weights as they are, or `roll_back`: stop with those of the best validation."""
+    """`warn`, `stop` with the weights as they are, or `roll_back`: stop with those that the held-out reward liked
+    best."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -56,11 +57,19 @@ class GuardOptions(Config):
     without_signal: Limit | None = None
     """Share of prompts whose samples all score alike."""
     held_out: HeldOutReward | None = None
-    """A second reward; with it, the best validation is the one that it likes best."""
+    """A second reward; what it likes best is what roll_back goes back to."""
 
     def limits(self) -> dict[str, Limit]:
         """The bounds given on numbers of an update, by name."""
         return {name: limit for name in GUARDED if (limit := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.rolls_back() and self.held_out is None:
+            raise ValueError(
+                "roll_back needs guard.held_out: by the reward that is trained on, the last weights look best"
+            )
+        return self
 
     def rolls_back(self) -> bool:
         """Whether any of it ends with the best validation's weights."""

@@ -28,6 +28,13 @@ class KlOptions(Config):
     horizon: float = Field(default=10_000, gt=0.0)
     """adaptive: completions over which a lasting error of 20 % changes coef by a fifth."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.only_with(self.placement == "loss", f"with kl.placement: {self.placement}", "estimator")
+        self.only_with(self.placement == "reward", f"with kl.placement: {self.placement}", "clamp")
+        self.only_with(self.controller == "adaptive", f"with kl.controller: {self.controller}", "target", "horizon")
+        return self
+
 
 class CriticOptions(Config):
     """The critic: a scalar per token, trained with an optimizer of its own."""
@@ -38,7 +45,7 @@ class CriticOptions(Config):
     learning_rate: float | None = Field(default=None, gt=0.0)
     """Its peak learning rate. Left out: five times the policy's."""
     warmup: int = Field(default=0, ge=0)
-    """Updates that train the critic alone, before the policy moves."""
+    """Updates that train the critic alone, before the policy moves; train.steps and its schedule count them."""
 
 
 class OverlongOptions(Config):
@@ -154,10 +161,11 @@ class PpoConfig(Config):
         check_patience(self.data, self.train)
         if self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline") and self.samples < 2:
             raise ValueError(f"advantage: {self.advantage} compares the samples of a prompt: give samples: 2 or more")
-        if self.advantage != "gae" and "critic" in self.model_fields_set:
-            raise ValueError(f"advantage: {self.advantage} has no critic; remove critic")
-        if self.loss == "cispo" and self.dual_clip is not None:
-            raise ValueError("dual_clip has no meaning for loss: cispo; remove it")
+        by_critic, where = self.advantage == "gae", f"with advantage: {self.advantage}"
+        self.only_with(by_critic, where, "critic", "lam", "value_clip")
+        self.only_with(by_critic or self.advantage.startswith("reinforce"), where, "gamma")
+        self.only_with(self.loss != "cispo", "for loss: cispo", "dual_clip")
+        self._check_guard()
         if self.train.batch_size % self.samples:
             raise ValueError(f"train.batch_size {self.train.batch_size} is no multiple of samples {self.samples}")
         prompts = self.train.batch_size // self.samples
@@ -167,10 +175,19 @@ class PpoConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
-        if self.guard is not None and not self.data.validation and (self.guard.rolls_back() or self.guard.held_out):
-            raise ValueError("guard: held_out and roll_back need held-out prompts: give data.validation")
         if self.overlong is not None and self.overlong.buffer > self.max_new_tokens:
             raise ValueError(f"overlong.buffer {self.overlong.buffer} exceeds max_new_tokens {self.max_new_tokens}")
         if self.critic.init == "reward" and self.reward.kind != "learned":
             raise ValueError(f"critic.init: reward needs a reward of kind: learned, not {self.reward.kind}")
         return self
+
+    def _check_guard(self) -> None:
+        """Refuse a guard that watches what is not measured."""
+        if self.guard is None:
+            return
+        if self.guard.held_out is not None and not self.data.validation:
+            raise ValueError("guard.held_out needs held-out prompts: give data.validation")
+        if self.guard.explained_variance is not None and self.advantage != "gae":
+            raise ValueError(f"guard.explained_variance: advantage: {self.advantage} has no critic; remove it")
+        if self.guard.without_signal is not None and self.samples < 2:
+            raise ValueError("guard.without_signal compares the samples of a prompt: give samples: 2 or more")

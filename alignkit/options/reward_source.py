@@ -52,8 +52,7 @@ class RewardSource(Config):
     def _whole(self) -> Self:
         if self.kind in ("learned", "function") and self.path is None:
             raise ValueError(f"reward.kind: {self.kind} needs reward.path")
-        if self.kind in ("world", "rules") and self.path is not None:
-            raise ValueError(f"reward.path has no meaning for kind: {self.kind}; remove it")
+        self.only_with(self.kind not in ("world", "rules", "combined"), f"for kind: {self.kind}", "path")
         if (self.kind == "rules") != (self.rule is not None):
             raise ValueError("reward.rule goes with kind: rules, and kind: rules needs one (for example `number`)")
         for name, argument in (("pattern", self.pattern), ("length", self.length)):
@@ -64,8 +63,9 @@ class RewardSource(Config):
             raise ValueError("reward.of goes with kind: combined, which needs it: rewards by name")
         if self.combine != "sum" and len(self.of) < 2:
             raise ValueError(f"reward.combine: {self.combine} needs two rewards or more in reward.of")
-        if self.conversational and self.kind != "function":
-            raise ValueError(f"reward.conversational has no meaning for kind: {self.kind}; remove it")
+        self.only_with(self.kind == "function", f"for kind: {self.kind}", "conversational")
+        self.only_with(self.kind == "learned", f"for kind: {self.kind}", "normalised")
+        self.only_with(self.combine == "lower", f"with combine: {self.combine}", "deviations")
         if self.kind == "function" and ":" not in (self.path or ""):
             raise ValueError(f"reward.path: {self.path!r} is not of the form package.module:function")
         if self.clip is not None and self.clip <= 0:

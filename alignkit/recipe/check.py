@@ -123,6 +123,8 @@ def _check_prompts(
     budget = step.stage.runtime.token_budget
     kept = fitting(prompts, formats, config, budget) if formats else prompts
     sources = [config.reward, config.gold] if isinstance(config, EvaluateConfig) else [config.reward]
+    if isinstance(config, PpoConfig) and config.guard is not None and config.guard.held_out is not None:
+        sources.append(config.guard.held_out.reward)
     for source in sources:
         for leaf in source.leaves() if source is not None else ():
             if leaf.kind == "rules":

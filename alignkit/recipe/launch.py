@@ -13,18 +13,18 @@ from alignkit.recipe.drive import guarded, run_recipe
 from alignkit.recipe.read import RecipeFile, load_recipe
 
 
-def launch(stage: str | None, quickstart: Path, arguments: list[str] | None = None) -> NoReturn:
+def launch(stage: str | None, default: Path, arguments: list[str] | None = None) -> NoReturn:
     """The launcher of a type of stage; None: of whole chains. Grammar: [RECIPE] [key=value ...] [--allow-code].
 
-    Without a recipe it is `quickstart`. What the stage builds on is built first. Under `accelerate launch` with
+    Without a recipe it is `default`. What the stage builds on is built first. Under `accelerate launch` with
     several processes, the first one drives the chain, and each stage gets that many processes of its own.
     """
-    guarded(lambda: _launch(stage, quickstart, sys.argv[1:] if arguments is None else arguments))
+    guarded(lambda: _launch(stage, default, sys.argv[1:] if arguments is None else arguments))
 
 
-def _launch(stage: str | None, quickstart: Path, arguments: list[str]) -> None:
+def _launch(stage: str | None, default: Path, arguments: list[str]) -> None:
     if {"-h", "--help"} & set(arguments):
-        print(help_of(stage, quickstart))
+        print(help_of(stage, default))
         return
     if int(os.environ.get("RANK", "0")) > 0:
         return
@@ -36,7 +36,7 @@ def _launch(stage: str | None, quickstart: Path, arguments: list[str]) -> None:
     recipes = [argument for argument in arguments if "=" not in argument and argument not in flags]
     if len(recipes) > 1:
         raise InputError(f"one recipe at a time, not {' and '.join(recipes)}; options are given as key=value")
-    path = Path(recipes[0]) if recipes else quickstart
+    path = Path(recipes[0]) if recipes else default
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     overrides = [f"runtime.processes={processes}"] if processes > 1 else []
     given = [argument for argument in arguments if "=" in argument and argument not in flags]

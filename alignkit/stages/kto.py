@@ -52,7 +52,7 @@ def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
 
 
 def mismatched(examples: Sequence[Example], seed: int) -> list[Example]:
-    """Each labelled response with the one that follows it in a seeded circle, as an answer to its own prompt.
+    """Each labelled response with the one before it in a seeded circle, as an answer to its own prompt.
 
     KTO's baseline is read off these. None is longer than the longest response was with its own
     prompt: the end of such an answer is left out. Raises InputError for a single example.

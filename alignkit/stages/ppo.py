@@ -18,6 +18,7 @@ from alignkit import rl
 from alignkit.actors import Actors, load_actors
 from alignkit.advantages import advantage_columns
 from alignkit.batches import seed_of
+from alignkit.config import InputError
 from alignkit.experience import Rollouts, log_probabilities, make_rollouts, reference_log_probabilities, values
 from alignkit.generate import rollout
 from alignkit.loop import NonFiniteLoss, make_optimizer, update
@@ -27,11 +28,12 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
-from alignkit.scoring import repeated, running_deviation, scored
+from alignkit.scoring import deviation_so_far, running_deviation, scored
 from alignkit.surrogates import critic_objective, policy_objective
 from reward_models.functions import Reward
+from reward_models.rules import repeated
 
-HELD_OUT = -1
+VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
 
 
@@ -57,9 +59,9 @@ class Experience:
     completions: list[Completion]
     rollouts: Rollouts
     scores: Tensor
-    """[N] the reward of the whole completion."""
+    """[N] the whole reward of each completion."""
     steps: Tensor | None
-    """[N, T] rewards inside the completions; None where there are none."""
+    """[N, T] what of the rewards stands inside the completions; None where nothing does."""
     old: Tensor
     """[N, T] log π of the tokens as sampled, nats."""
     reference: Tensor
@@ -74,6 +76,10 @@ class Ppo:
         self.rank, self.ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.prompts = config.train.batch_size // config.samples
         self.total = config.train.steps or max(1, round(config.train.epochs * len(actors.prompts) / self.prompts))
+        if config.critic.warmup >= self.total:
+            raise InputError(
+                f"critic.warmup: {config.critic.warmup} leaves none of {self.total} updates for the policy"
+            )
         self.memory = {"kl_coef": config.kl.coef}
         self.policy_optimizer = make_optimizer(actors.policy, config.train)
         self.critic_optimizer = None
@@ -107,7 +113,8 @@ class Ppo:
         factor = schedule_factor(config.train, number, self.total)
         names = ["critic"] if number < config.critic.warmup else list(self.trained())
         trained = self.optimise(experience.rollouts, columns, orders, factor, names)
-        self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
+        if "policy" in names:
+            self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
         seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
         rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
         return {**metrics, **judged, **trained, **rates, "seconds": seconds}
@@ -148,20 +155,17 @@ class Ppo:
         """The reward, and what policy and reference say about every token, read off tries."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-        scores, steps = self.scores(completions, rollouts.mask.shape[1])
+        scores, steps = scored(completions, actors.reward, self.config)
         old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
         )
         return Experience(completions, rollouts, scores, steps, old, reference)
 
-    def scores(self, completions: list[Completion], width: int) -> tuple[Tensor, Tensor | None]:
-        """[N] the reward after the rules for length, and [N, width] rewards inside the completions, if any."""
-        return scored(completions, self.actors.reward, self.config, width)
-
     def greedy_scores(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> Tensor:
         """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
-        scores, _ = self.scores(self.sample(prompts, number, places, samples=1, temperature=0.0), 0)
+        completions = self.sample(prompts, number, places, samples=1, temperature=0.0)
+        scores, _ = scored(completions, self.actors.reward, self.config)
         return scores.repeat_interleave(self.config.samples)
 
     def describe(self, experience: Experience) -> dict[str, float]:
@@ -190,10 +194,12 @@ class Ppo:
         held-out reward or, without one, the objective at the first coefficient."""
         places = range(self.rank, len(self.actors.validation), self.ranks)
         prompts = [self.actors.validation[place] for place in places]
-        completions = self.sample(prompts, HELD_OUT, places, samples=1, temperature=self.config.temperature)
+        completions = self.sample(prompts, VALIDATION, places, samples=1, temperature=self.config.temperature)
         metrics = self.describe(self.score(completions))
         if self.actors.held_out is None:
-            return metrics, metrics["objective/score"] - self.config.kl.coef * metrics["objective/kl"]
+            running = self.config.score_scaling == "running"
+            price = self.config.kl.coef * (deviation_so_far(self.memory) if running else 1.0)
+            return metrics, metrics["objective/score"] - price * metrics["objective/kl"]
         scores = torch.tensor(self.actors.held_out(completions).total if completions else ())
         sums = self.reduce(torch.stack([scores.double().sum(), torch.ones_like(scores, dtype=torch.float64).sum()]))
         return metrics | {"objective/held_out": float(sums[0] / sums[1])}, float(sums[0] / sums[1])
@@ -218,7 +224,7 @@ class Ppo:
             experience.rollouts.mask,
             self.memory["kl_coef"],
             value,
-            experience.steps,
+            None if experience.steps is None else experience.steps / divisor,
             self.reduce,
         )
 

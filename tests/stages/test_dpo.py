@@ -249,13 +249,14 @@ def test_a_whole_ranking_weighs_one_in_plackett_luce(folder: Path, tmp_path: Pat
     [
         ({"mixture": {"sigmoid": 1.0, "simpo": 1.0}}, "simpo has no reference and cannot be mixed"),
         ({"mixture": {"sigmoid": 0.0}}, "give each loss a weight above 0"),
-        ({"loss": "ipo", "mixture": {"sigmoid": 1.0}}, "give either loss or mixture"),
+        ({"loss": "ipo", "mixture": {"sigmoid": 1.0}}, "loss has no meaning beside mixture"),
         ({"loss": "exo"}, "exo needs label_smoothing"),
         ({"loss": "orpo"}, "orpo needs nll_coef"),
         ({"loss": "nca", "divergence": "js"}, "divergence has no meaning for loss: nca"),
         ({"margin": 0.5}, "margin has no meaning for loss: sigmoid"),
         ({"loss": "plackett_luce", "tail_weight": 0.5}, "tail_weight has no meaning for loss: plackett_luce"),
         ({"loss": "aot", "weighting": "wpo"}, "weighting has no meaning for loss: aot"),
+        ({"divergence_alpha": 0.3}, "divergence_alpha has no meaning with divergence: reverse_kl"),
         ({"divergence": "alpha", "divergence_alpha": 1.0}, "1 is the reverse KL"),
     ],
 )

@@ -166,6 +166,21 @@ def test_the_guard_stops_at_its_budget_of_kl_or_goes_back(folder: Path, tmp_path
         assert torch.equal(weights(warned)[name], value), name
 
 
+@pytest.mark.parametrize("order", [("roll_back", "stop"), ("stop", "roll_back")])
+def test_going_back_is_stronger_than_stopping(folder: Path, tmp_path: Path, order: tuple[str, str]) -> None:
+    """Two bounds are crossed by the third update at once, and what crossed them is nobody's best."""
+    guard = {
+        "kl": {"below": 1e9, "for_updates": 3, "then": order[0]},
+        "repetition": {"above": -1.0, "for_updates": 3, "then": order[1]},
+        "held_out": {"reward": {"kind": "lexicon"}, "drop": 100.0},
+    }
+    train = {"steps": 6, "batch_size": 32, "schedule": "constant", "evaluate_every": 6}
+    run = start(tmp_path / "run", config(folder, train=train, kl={"coef": 0.0}, guard=guard))
+    assert run.record.metrics["guard/ended_at"] == 3 and metrics(run)[-1]["step"] == 3
+    before = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+    assert all(torch.equal(before[name], value) for name, value in weights(run).items())
+
+
 def test_the_artifact_is_what_the_held_out_reward_likes_best(folder: Path, tmp_path: Path) -> None:
     """The trained reward wants more of what the held-out one, short answers, wants less of."""
     guard = {"held_out": {"reward": {"kind": "rules", "rule": "length", "length": 3}, "drop": 0.15}}
@@ -206,7 +221,7 @@ def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> 
     columns, judged = ppo.advantages(experience, baseline)
     expected = (experience.scores - baseline)[:, None] * experience.rollouts.mask
     torch.testing.assert_close(columns["advantage"], expected)
-    assert baseline.std() > 0 and judged == {"advantage/without_signal": 1.0}
+    assert baseline.std() > 0 and judged == {}
 
 
 def test_early_stopping_keeps_the_best_weights_also_when_resumed(folder: Path) -> None:
@@ -459,6 +474,13 @@ def test_rewards_inside_completions_stand_at_their_tokens(folder: Path, tmp_path
         opened(folder, tmp_path, settings, beyond).score(completions, [list(range(16))])
 
 
+def test_scores_that_do_not_differ_are_left_as_they_are(folder: Path, tmp_path: Path) -> None:
+    settings = config(folder, score_scaling="running", missing_eos={"rule": "keep"})
+    ppo = opened(folder, tmp_path, settings, lambda completions: Scores(total=(-1.0,) * len(completions)))
+    columns, _ = ppo.advantages(ppo.score(sampled(ppo), [list(range(16))]))
+    assert columns["return"].abs().max() < 1.1
+
+
 def test_log_ratios_are_clamped_and_scores_divided_by_their_running_deviation(folder: Path, tmp_path: Path) -> None:
     settings = config(
         folder, lam=1.0, whiten_advantages=False, kl={"coef": 1.0, "clamp": 1e-3}, missing_eos={"rule": "keep"},
@@ -490,6 +512,8 @@ def test_the_critic_warms_up_before_the_policy_moves(folder: Path, tmp_path: Pat
     for number in range(2):
         again.step(number)
     assert all(torch.equal(a, b) for a, b in zip(before, again.actors.policy.parameters(), strict=True))
+    with pytest.raises(InputError, match="leaves none of 3 updates for the policy"):
+        opened(folder, tmp_path, config(folder, critic={"warmup": 3}))
 
 
 def test_every_prompt_once_an_epoch_and_in_one_minibatch(folder: Path, tmp_path: Path) -> None:
@@ -521,10 +545,19 @@ def test_nan_reward_is_named(folder: Path) -> None:
         ({"data": {"over_long": "truncate_answer"}}, "use skip"),
         ({"kl_coef": 0.1}, "kl.coef"),
         ({"advantage": "rloo"}, "give samples: 2 or more"),
-        ({"advantage": "remax", "critic": {}}, "remax has no critic"),
+        ({"advantage": "remax", "critic": {"warmup": 1}}, "critic has no meaning with advantage: remax"),
+        ({"advantage": "rloo", "samples": 2, "gamma": 0.9}, "gamma has no meaning with advantage: rloo"),
+        ({"kl": {"estimator": "k3"}}, "estimator has no meaning with kl.placement: reward"),
+        ({"kl": {"target": 3.0}}, "target has no meaning with kl.controller: fixed"),
+        ({"guard": {"explained_variance": {"below": 0.0}}, "advantage": "remax"}, "remax has no critic"),
+        ({"guard": {"without_signal": {"above": 0.9}}}, "give samples: 2 or more"),
         ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip has no meaning for loss: cispo"),
         ({"guard": {"kl": {"then": "stop"}}}, "exactly one of `above` and `below`"),
-        ({"guard": {"kl": {"above": 1.0, "then": "roll_back"}}, "data": {"validation": 0}}, "give data.validation"),
+        ({"guard": {"kl": {"above": 1.0, "then": "roll_back"}}}, "roll_back needs guard.held_out"),
+        (
+            {"guard": {"held_out": {"reward": {"kind": "lexicon"}, "drop": 1.0}}, "data": {"validation": 0}},
+            "give data.validation",
+        ),
         ({"overlong": {"buffer": 11}}, "overlong.buffer 11 exceeds max_new_tokens 10"),
     ],
 )
