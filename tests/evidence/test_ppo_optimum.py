@@ -98,7 +98,7 @@ def test_towards_the_optimum(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_optimum(folder: Path) -> None:
-    _, before, after = trained(folder, batch=1024, updates=250)
+    _, before, after = trained(folder, batch=256, updates=1000)
     end = gap(before, after)
     print(f"J* - J = {end:.5f} after 256,000 samples; {standing(after)}")
     assert -1e-6 < end < 0.01
