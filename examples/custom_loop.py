@@ -1,14 +1,12 @@
-"""Your own loss on your own data, with LoRA, in a loop you can read: SimPO, which alignkit does not have.
+"""Your own loss on your own data, with LoRA, in a loop you can read: RRHF, which alignkit does not have.
 
     python examples/custom_loop.py MODEL OUTPUT [TEMPLATE]      TEMPLATE: "none" where the model has none
 
-SimPO (Meng et al. 2024, https://arxiv.org/abs/2405.14734, Eq. 6): -log σ(β (p₊ - p₋) - γ), p = mean log-probability.
+RRHF (Yuan et al. 2023, https://arxiv.org/abs/2304.05302): max(0, p₋ - p₊) - p₊, p = mean log-probability of a token.
 """
 
 import sys
 from pathlib import Path
-
-import torch.nn.functional as F
 
 from alignkit.chat import ChatFormat
 from alignkit.loop import Objective, Sums, make_optimizer, update
@@ -23,7 +21,6 @@ PAIRS = [  # prompt, the better answer, the worse one
     ("what is 2 plus 2?", "4.", "what a silly question. it is 5."),
     ("my parcel is late.", "i am sorry. i will ask where it is.", "so what?"),
 ]
-BETA, GAMMA = 2.0, 0.5
 
 
 def read(policy, batch):  # what the loss needs of the model: differentiable, per sequence
@@ -33,12 +30,12 @@ def read(policy, batch):  # what the loss needs of the model: differentiable, pe
 def loss(readings, batch):  # sums over items, never means: `update` divides by `count` over the whole step
     order = batch.group * 2 + batch.owner_columns["worse"].long()
     better, worse = readings["logp"][order.argsort()].view(-1, 2).T
-    margin = BETA * (better - worse)
-    return Sums({"simpo": -F.logsigmoid(margin - GAMMA).sum()}, {"accuracy": (margin > 0).sum()})
+    terms = {"ranking": (worse - better).clamp(min=0).sum(), "best": -better.sum()}
+    return Sums(terms, {"accuracy": (better > worse).sum()})
 
 
 def count(batch):  # how many of each the step holds, in its own unit: here pairs
-    return {name: len(batch.group.unique()) for name in ("simpo", "accuracy")}
+    return {name: len(batch.group.unique()) for name in ("ranking", "best", "accuracy")}
 
 
 def main(model: str, output: str, template: str | None = None, steps: int = 20) -> list[dict[str, float]]:
