@@ -57,7 +57,7 @@ def rollout(
         keys = row_keys(seed, update, [numbers[p] for p, _ in part], [s for _, s in part])
         rows = _generate(policy, [contexts[p] for p, _ in part], keys, config, temperature, min_new_tokens, format)
         answers.update(zip(part, rows, strict=True))
-    return [_completion(prompts[p], answers[p, s], format) for p, s in jobs]
+    return [completion_of(prompts[p], answers[p, s], format) for p, s in jobs]
 
 
 def _generate(
@@ -97,12 +97,13 @@ def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def _completion(prompt: Prompt, ids: list[int], format: ChatFormat) -> Completion:
+def completion_of(prompt: Prompt, ids: list[int], format: ChatFormat) -> Completion:
+    """What sampled ids, the end token included, say in answer to a prompt."""
     return Completion(
         prompt=prompt.messages,
         response=format.decode(ids),
         columns=prompt.columns,
-        finished=ids[-1] in format.stop_ids,
+        finished=bool(ids) and ids[-1] in format.stop_ids,
         ids=tuple(ids),
         tools=prompt.tools,
     )

@@ -69,5 +69,8 @@ def running_deviation(scores: Tensor, memory: dict[str, float], reduce: Reduce) 
 def deviation_so_far(memory: dict[str, float]) -> float:
     """The standard deviation of the scores that `memory` has seen; 1 where there were none or all were equal."""
     count, total, squares = (memory.get(name, 0.0) for name in ("scores", "scores_sum", "scores_squares"))
-    variance = squares / count - (total / count) ** 2 if count else 0.0
-    return math.sqrt(variance) if variance > 1e-12 * max(squares / max(count, 1.0), 1e-12) else 1.0
+    if not count:
+        return 1.0
+    square = squares / count
+    variance = square - (total / count) ** 2
+    return math.sqrt(variance) if variance > 1e-12 * square else 1.0  # below it lies rounding

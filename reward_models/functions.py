@@ -27,8 +27,8 @@ def from_function(function: Callable[..., Sequence[float | None]], conversationa
         names = sorted({column for c in completions for column in c.columns})
         columns: dict[str, list[Any]] = {n: [c.columns.get(n) for c in completions] for n in names}
         if conversational:
-            columns["prompts"] = [[_as_dict(m) for m in c.prompt] for c in completions]
-            columns["completions"] = [[_as_dict(c.response)] for c in completions]
+            columns["prompts"] = [[as_dict(m) for m in c.prompt] for c in completions]
+            columns["completions"] = [[as_dict(c.response)] for c in completions]
         else:
             columns["prompts"] = [prompt_text(c) for c in completions]
             columns["completions"] = [c.response.content for c in completions]
@@ -80,5 +80,6 @@ def shown(completion: Completion, width: int = 80) -> str:
     return f"{after!r} in answer to {before!r}"
 
 
-def _as_dict(message: Message) -> dict[str, Any]:
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message as TRL and chat templates know one, its role and text alone."""
     return {"role": message.role, "content": message.content}

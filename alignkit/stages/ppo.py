@@ -200,9 +200,9 @@ class Ppo:
             running = self.config.score_scaling == "running"
             price = self.config.kl.coef * (deviation_so_far(self.memory) if running else 1.0)
             return metrics, metrics["objective/score"] - price * metrics["objective/kl"]
-        scores = torch.tensor(self.actors.held_out(completions).total if completions else ())
-        sums = self.reduce(torch.stack([scores.double().sum(), torch.ones_like(scores, dtype=torch.float64).sum()]))
-        return metrics | {"objective/held_out": float(sums[0] / sums[1])}, float(sums[0] / sums[1])
+        scores = self.actors.held_out(completions).total if completions else ()
+        liked = self.mean(sum(scores), len(scores))
+        return metrics | {"objective/held_out": liked}, liked
 
     # ---------------------------------------------------------------------------------------------- advantages
 
@@ -287,10 +287,14 @@ class Ppo:
         """The sum over all ranks."""
         return x if self.ranks == 1 else self.accelerator.reduce(x.to(self.accelerator.device), "sum").to(x.device)
 
+    def mean(self, total: float, count: int) -> float:
+        """The mean over all ranks of what this one has a sum and a number of."""
+        sums = self.reduce(torch.tensor([total, count], dtype=torch.float64))
+        return float(sums[0] / sums[1])
+
     def check(self, what: str, total: float, count: int = 1) -> None:
         """Zero in theory: a gap means that sampling, scoring and training do not see one and the same model."""
-        sums = self.reduce(torch.tensor([total, count], dtype=torch.float64))
-        gap = float(sums[0] / sums[1])
+        gap = self.mean(total, count)
         if not gap <= self.actors.tolerance:
             raise RuntimeError(
                 f"{what}: they differ by {gap:.2e} nats a token, more than {self.actors.tolerance:g}. "

@@ -15,16 +15,17 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from alignkit.config import InputError
 from alignkit.data.load import load_data
+from alignkit.generate import completion_of
 from alignkit.losses import ranking_pairs
 from alignkit.models import save_policy
 from alignkit.options.shared import RuntimeOptions
 from alignkit.options.trl import TrlConfig
 from alignkit.prepare import Setting, open_setting
 from alignkit.progress import peak_memory_bytes
-from alignkit.records import Comparison, Completion, Demonstration, Feedback, Message, Prompt, Record
+from alignkit.records import Comparison, Demonstration, Feedback, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from reward_models.functions import Reward, checked
+from reward_models.functions import Reward, as_dict, checked
 
 TRAINERS: dict[str, tuple[type[Any], type[Any], type[Record]]] = {
     "sft": (trl.SFTTrainer, trl.SFTConfig, Demonstration),
@@ -53,8 +54,8 @@ def run(config: TrlConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
         if reward is None:
             reward = build_reward(config.reward, device=device, precision=precision, allow_code=runtime.allow_code)
         more["reward_funcs"] = trl_reward(reward, [*train, *validation], setting, config.reward.kind)
-    rows = [row for n, record in enumerate([*train, *validation]) for row in rows_of(record, n)]
-    cut = sum(len(rows_of(record, 0)) for record in train)
+    rows = [row for n, record in enumerate(train) for row in rows_of(record, n)]
+    held_out = [row for n, record in enumerate(validation, len(train)) for row in rows_of(record, n)]
     with policy.plain() as model:
         trainer = trainer_type(
             model=policy.adapted or model,
@@ -67,8 +68,8 @@ def run(config: TrlConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
                 bf16=setting.precision == "bf16",
                 logging_steps=runtime.log_every,
             ),
-            train_dataset=Dataset.from_list(rows[:cut]),
-            eval_dataset=Dataset.from_list(rows[cut:]) if validation else None,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=setting.format.tokenizer,
             callbacks=[_Log(run)],
             **more,
@@ -77,7 +78,7 @@ def run(config: TrlConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
         if resumed:
             run.truncate(int(resumed.rpartition("-")[2]))
         found = trainer.train(resume_from_checkpoint=resumed)
-        metrics = dict(found.metrics) | (trainer.evaluate() if validation else {})
+        metrics = dict(found.metrics) | (trainer.evaluate() if held_out else {})
     if run.is_main:
         save_policy(policy, setting.format, run.model_dir)
     setting.accelerator.wait_for_everyone()
@@ -103,19 +104,23 @@ def arguments_of(config: TrlConfig, arguments_type: type[Any]) -> dict[str, Any]
 
 def rows_of(record: Record, number: int) -> list[dict[str, Any]]:
     """A record in TRL's conversational form; of a ranking, a row for each untied pair."""
+
+    def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+        return [as_dict(message) for message in messages]
+
     match record:
         case Demonstration():
-            return [{"prompt": _plain(record.messages[:-1]), "completion": _plain(record.messages[-1:])}]
+            return [{"prompt": plain(record.messages[:-1]), "completion": plain(record.messages[-1:])}]
         case Comparison():
             ranks = torch.tensor(record.ranks)
             better, worse, _ = ranking_pairs(ranks, torch.zeros_like(ranks))
-            answers = [_plain(response) for response in record.responses]
+            answers = [plain(response) for response in record.responses]
             pairs = zip(better.tolist(), worse.tolist(), strict=True)
-            return [{"prompt": _plain(record.prompt), "chosen": answers[b], "rejected": answers[w]} for b, w in pairs]
+            return [{"prompt": plain(record.prompt), "chosen": answers[b], "rejected": answers[w]} for b, w in pairs]
         case Feedback():
-            return [{"prompt": _plain(record.prompt), "completion": _plain(record.response), "label": record.label}]
+            return [{"prompt": plain(record.prompt), "completion": plain(record.response), "label": record.label}]
         case Prompt():
-            return [{"prompt": _plain(record.messages), "number": number}]
+            return [{"prompt": plain(record.messages), "number": number}]
         case _:
             raise TypeError(f"no trainer takes a {type(record).__name__}")
 
@@ -124,20 +129,8 @@ def trl_reward(reward: Reward, prompts: Sequence[Record], setting: Setting, name
     """Our reward as TRL calls one: with token ids, and the number of each completion's prompt."""
 
     def score(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
-        completions: list[Completion] = []
-        for ids, n in zip(completion_ids, number, strict=True):
-            prompt = prompts[n]
-            assert isinstance(prompt, Prompt)
-            completions.append(
-                Completion(
-                    prompt=prompt.messages,
-                    response=setting.format.decode(ids),
-                    columns=prompt.columns,
-                    finished=bool(ids) and ids[-1] in setting.format.stop_ids,
-                    ids=tuple(ids),
-                    tools=prompt.tools,
-                )
-            )
+        asked = [prompt for n in number if isinstance(prompt := prompts[n], Prompt)]
+        completions = [completion_of(p, ids, setting.format) for p, ids in zip(asked, completion_ids, strict=True)]
         return list(checked(reward(completions).total, completions, name).total)
 
     return score
@@ -155,7 +148,3 @@ class _Log(TrainerCallback):
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
-
-
-def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    return [{"role": message.role, "content": message.content} for message in messages]

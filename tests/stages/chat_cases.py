@@ -8,9 +8,17 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from alignkit import loop
 from alignkit.chat import ChatFormat
@@ -220,3 +228,30 @@ def assert_equal_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], t
     apart = torch.stack([(ours[n] - theirs[n]).norm() for n in theirs]).norm()
     assert whole > 0
     assert apart <= tolerance * whole, f"{apart / whole:.2e}"
+
+
+def trl_step(
+    trainer: Any, arguments: Any, base: Path, reference: Path, rows: Sequence[dict[str, Any]], **options: Any
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of a trainer of TRL on all rows at once, before its first step."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = arguments(
+        output_dir=str(base / "trl"),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        max_length=None,
+        per_device_train_batch_size=len(rows),
+        **options,
+    )
+    opened = trainer(
+        model,
+        AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),
+        settings,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    loss: Any = opened.compute_loss(model, opened.data_collator(list(opened.train_dataset)))
+    loss.backward()
+    return loss.item(), gradients(model)

@@ -22,14 +22,14 @@ from chat_cases import (
     options_of,
     rankings,
     start,
+    trl_step,
     weights,
     write,
 )
-from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
@@ -118,29 +118,8 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, famil
     reference = checkpoint(tmp_path / "reference", family, seed=4)
     rows = rankings(7, most=2, seed=1)
     ours, theirs = LOSSES[loss]
-    policy_of_trl: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    arguments = TrlConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        max_length=None,
-        per_device_train_batch_size=len(rows),
-        beta=0.3,
-        **theirs,
-    )
     pairs = [{"prompt": r["prompt"], "chosen": r["responses"][0], "rejected": r["responses"][1]} for r in rows]
-    trainer = DPOTrainer(
-        policy_of_trl,
-        AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),
-        arguments,
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=AutoTokenizer.from_pretrained(base),
-    )
-    loss_of_trl: Any = trainer.compute_loss(policy_of_trl, trainer.data_collator(list(trainer.train_dataset)))
-    loss_of_trl.backward()
-    expected = gradients(policy_of_trl)
+    loss_of_trl, expected = trl_step(DPOTrainer, TrlConfig, base, reference, pairs, beta=0.3, **theirs)
 
     settings = config(folder, beta=0.3, **ours)
     examples = against(reference, examples_of(base, rows), tmp_path / "run", settings)
@@ -150,7 +129,7 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, famil
         batches = rows_of(examples, budget)
         assert (len(batches) > 2) == (budget == 150)
         found = accumulate(policy, batches, preference_objective(settings), backward=True)
-        assert found["loss"] == pytest.approx(loss_of_trl.item(), rel=1e-5)
+        assert found["loss"] == pytest.approx(loss_of_trl, rel=1e-5)
         assert abs(found["loss"] - math.log(2)) > 0.02
         assert_equal_gradients(gradients(policy.model), expected, 2e-5)
 

@@ -18,11 +18,10 @@ from chat_cases import (
     prompt,
     sentence,
     start,
+    trl_step,
     weights,
     write,
 )
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import KTOConfig as TrlConfig
 from trl import KTOTrainer
 
@@ -96,29 +95,8 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, loss:
     base = checkpoint(tmp_path / "base", seed=4)
     reference = checkpoint(tmp_path / "reference", seed=3)
     rows = feedback(7, seed=1)
-    policy_of_trl: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    arguments = TrlConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        max_length=None,
-        per_device_train_batch_size=len(rows),
-        beta=0.3,
-        loss_type=loss,
-        desirable_weight=1.5,
-    )
-    trainer = KTOTrainer(
-        policy_of_trl,
-        AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),
-        arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(base),
-    )
-    loss_of_trl: Any = trainer.compute_loss(policy_of_trl, trainer.data_collator(list(trainer.train_dataset)))
-    loss_of_trl.backward()
-    expected = gradients(policy_of_trl)
+    theirs = {"beta": 0.3, "loss_type": loss, "desirable_weight": 1.5}
+    loss_of_trl, expected = trl_step(KTOTrainer, TrlConfig, base, reference, rows, **theirs)
 
     settings = config(folder, beta=0.3, loss=loss, desirable_weight=1.5)
     examples = in_a_circle(labelled(base, rows)) if loss == "kto" else labelled(base, rows)
@@ -132,7 +110,7 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, loss:
         batches = rows_of(examples, budget)
         assert (len(batches) > 2) == (budget == 120)
         found = accumulate(policy, batches, kto_objective(settings), backward=True)
-        assert found["loss"] == pytest.approx(loss_of_trl.item(), rel=1e-5)
+        assert found["loss"] == pytest.approx(loss_of_trl, rel=1e-5)
         assert (found["baseline"] > 0.1) == (loss == "kto")
         assert_equal_gradients(gradients(policy.model), expected, 2e-5)
 
