@@ -87,7 +87,7 @@ class Policy(nn.Module):
         barred: Sequence[int],
     ) -> tuple[Tensor, Tensor, Tensor]:
         with replaced_trunk(self.model, output(last_hidden_state=hidden[None])):
-            logits = self.model(input_ids=target[None], use_cache=False).logits[0].float()
+            logits = self.model(input_ids=target[None], use_cache=False).logits.squeeze(0).float()
         if temperature != 1.0:
             logits = logits / temperature
         if hold is not None:

@@ -47,7 +47,7 @@ def run_trunk(trunk: PreTrainedModel, batch: TrieBatch, nodes: Tensor, owners: T
             use_cache=False,
             **{KEYWORD: trie_layout(batch)},
         )
-    return States(output.last_hidden_state[0].index_select(0, nodes), type(output))
+    return States(output.last_hidden_state.squeeze(0).index_select(0, nodes), type(output))
 
 
 @contextmanager
