@@ -1,5 +1,6 @@
 """Opens what on-policy training needs: policy, reference, critic, reward, prompts. It knows no algorithm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,18 +9,20 @@ from accelerate import Accelerator
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_data
 from alignkit.models import load_tokenizer, save_policy
-from alignkit.options.ppo import PpoConfig
+from alignkit.options.ppo import PpoConfig, PtxOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import LoraOptions, RuntimeOptions
 from alignkit.policy import Policy
-from alignkit.prepare import Setting, open_setting
+from alignkit.prepare import Setting, load_examples, open_setting
 from alignkit.prompts import fitting
-from alignkit.records import Prompt
+from alignkit.records import Demonstration, Document, Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from alignkit.scorer import Scorer
+from alignkit.scorer import Scorer, scorer_on
+from alignkit.trie import TokenSequence
 from reward_models.functions import Reward
 
 
@@ -32,13 +35,15 @@ class Actors:
     reference: Policy | None
     """A frozen copy of the policy; None where the policy holds its reference itself (its adapter off)."""
     critic: Scorer | None
-    """None where advantages need none."""
+    """None where advantages need none, or the policy has a value head."""
     reward: Reward
     held_out: Reward | None
     """The reward that guards and is not trained on, if any."""
     format: ChatFormat
     prompts: list[Prompt]
     validation: list[Prompt]
+    ptx: list[list[TokenSequence]]
+    """What is trained beside the completions, if anything."""
     tolerance: float
     """Nats a token by which two passes of equal weights may differ in this precision."""
     generation_batch: int
@@ -54,7 +59,7 @@ class Actors:
 def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Actors:
     """Open everything that `config` names; raises InputError naming the option that cannot be met."""
     setting = open_setting(config.model, runtime)
-    device, precision, format = setting.accelerator.device, setting.precision, setting.format
+    device, precision, format = setting.accelerator.device, setting.precision, setting.format.stopping_at(config.stop)
     prompts, validation, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
     prompts, validation = (fitting(part, [format], config, runtime.token_budget) for part in (prompts, validation))
@@ -66,15 +71,21 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         )
     policy = setting.policy(config.model, config.seed).eval()
 
-    def build(source: RewardSource) -> Reward:
+    shared = policy if config.roles == "adapters" else None
+    if config.roles == "value_head":
+        policy.add_value_head()
+
+    def build(source: RewardSource, base: Policy | None = None) -> Reward:
         return build_reward(
             source,
             device=device,
             precision=precision,
             token_budget=runtime.token_budget,
             allow_code=runtime.allow_code,
+            base=base,
         )
 
+    has_critic = config.advantage == "gae" and config.roles != "value_head"
     guarding = config.guard.held_out if config.guard is not None else None
     contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in [*prompts, *validation]])
     longest = max(len(context) for context in contexts) + config.max_new_tokens
@@ -82,30 +93,52 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         accelerator=setting.accelerator,
         policy=policy,
         reference=policy.frozen_copy() if policy.adapted is None else None,
-        critic=load_critic(config, setting).eval() if config.advantage == "gae" else None,
-        reward=build(config.reward) if reward is None else reward,
+        critic=load_critic(config, setting, shared).eval() if has_critic else None,
+        reward=build(config.reward, shared) if reward is None else reward,
         held_out=None if guarding is None else build(guarding.reward),
         format=format,
         prompts=prompts,
         validation=validation,
+        ptx=load_ptx(config.ptx, setting, run, config.seed, runtime.token_budget) if config.ptx is not None else [],
         tolerance=5e-2 if precision == "bf16" else 1e-2 if config.model.load_in_4bit else 1e-5,
         generation_batch=max(1, runtime.token_budget // longest),
         token_budget=runtime.token_budget,
     )
 
 
-def load_critic(config: PpoConfig, setting: Setting) -> Scorer:
-    """The critic: the reward model with its normalisation in the head, or the policy's trunk under a zero head."""
+def load_ptx(options: PtxOptions, setting: Setting, run: Run, seed: int, budget: int) -> list[list[TokenSequence]]:
+    """The text that is trained beside the completions, as the sft or the pretrain stage would read it."""
+    format, data = setting.format, options.data
+
+    def turns(records: Sequence[Demonstration]) -> list[list[TokenSequence]]:
+        return format.turns_of([(record.messages, record.tools) for record in records], "all")
+
+    def pieces(records: Sequence[Document]) -> list[list[TokenSequence]]:
+        return document_sequences(records, format.tokenizer, data.max_length)
+
+    if options.kind == "corpus":
+        return load_examples(data, Document, pieces, setting, run, seed, budget)[0]
+    return load_examples(data, Demonstration, turns, setting, run, seed, budget)[0]
+
+
+def load_critic(config: PpoConfig, setting: Setting, base: Policy | None = None) -> Scorer:
+    """The critic: the reward model with its normalisation in the head, or the policy's trunk under a zero head; with
+    `base`, as an adapter on the policy's base."""
     init, source, options = config.critic.init, config.reward, config.model
-    if options.adapter == "continue" and options.lora is None:
-        options = options.model_copy(update={"adapter": "merge", "lora": LoraOptions()})
+    path = options.path
     if init != "zero" and source.kind == "learned":
         if load_tokenizer(str(source.path)).get_vocab() == setting.format.tokenizer.get_vocab():
-            options = options.model_copy(update={"path": source.path})
+            path = str(source.path)
         elif init == "reward":
             raise InputError(f"critic.init: reward: {source.path} has another tokenizer than {options.path}; use zero")
-    critic = setting.scorer(options, config.seed + 1, zero_head=True)
-    if options.path == config.model.path:
+    if base is not None:
+        begun = path != options.path or options.adapter == "continue"
+        critic = scorer_on(base, "critic", path if begun else options.lora or LoraOptions(), seed=config.seed + 1)
+    else:
+        if options.adapter == "continue":
+            options = options.model_copy(update={"adapter": "merge", "lora": LoraOptions()})
+        critic = setting.scorer(options.model_copy(update={"path": path}), config.seed + 1, zero_head=True)
+    if path == config.model.path:
         return critic
     if source.normalised:
         critic.fold_normalisation()

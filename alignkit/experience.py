@@ -1,6 +1,6 @@
 """What policy, reference and critic say about sampled completions, read off tries. It knows no reward and no loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +14,7 @@ from alignkit.records import Completion
 from alignkit.scorer import Scorer
 from alignkit.trie import TokenSequence, TrieBatch
 
-Read = Callable[[TrieBatch], Tensor]
+Read = Callable[[TrieBatch], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,25 @@ class Rollouts:
             chosen.append(replace(self.sequences[n], token_columns=values))
         return pack(chosen, self.budget)
 
-    def read(self, read: Read, accelerator: Accelerator) -> Tensor:
-        """A reading of every response token, without gradient: rows -> [E], all of them -> [N, T] on the CPU."""
-        result = torch.zeros(self.mask.shape)
+    def read(self, read: Read, accelerator: Accelerator) -> dict[str, Tensor]:
+        """Readings of every response token, without gradient: rows -> [E] each, all of them -> [N, T] on the CPU."""
+        found: list[dict[str, Tensor]] = []
         with torch.no_grad():
-            for part, batches in zip(self.parts, self.packed, strict=True):
-                numbers = torch.tensor(part, dtype=torch.int64)
-                for batch in batches:
-                    row = numbers[batch.owners[batch.owner]]
-                    column = batch.positions[batch.source] + 1 - self.starts[row]
-                    with accelerator.autocast():
-                        result[row, column] = read(batch.to(accelerator.device)).float().cpu()
+            for batch in (batch for batches in self.packed for batch in batches):
+                with accelerator.autocast():
+                    found.append(read(batch.to(accelerator.device)))
+        return self.placed(found)
+
+    def placed(self, readings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Readings of all packed rows, [E] each in their order, at their tokens: [N, T] float32 on the CPU."""
+        result: dict[str, Tensor] = {}
+        rows = [(part, batch) for part, batches in zip(self.parts, self.packed, strict=True) for batch in batches]
+        for (part, batch), read in zip(rows, readings, strict=True):
+            row = torch.tensor(part, dtype=torch.int64)[batch.owners[batch.owner]]
+            column = batch.positions[batch.source] + 1 - self.starts[row]
+            for name, reading in read.items():
+                target = result.setdefault(name, torch.zeros(self.mask.shape))
+                target[row, column] = reading.detach().float().cpu()
         return result
 
 
@@ -92,11 +100,19 @@ def make_rollouts(
     )
 
 
-def log_probabilities(rollouts: Rollouts, policy: Policy, accelerator: Accelerator, temperature: float) -> Tensor:
-    """Log-probability of every response token, nats, [N, T], at the sampling temperature."""
-    return rollouts.read(
-        lambda batch: policy(batch, temperature=temperature, barred=rollouts.barred).logps, accelerator
-    )
+def read_policy(
+    rollouts: Rollouts, policy: Policy, accelerator: Accelerator, temperature: float
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of every response token at the sampling temperature, nats, [N, T]; and, from the same forward,
+    the value before it, where the policy has a value head."""
+
+    def read(batch: TrieBatch) -> dict[str, Tensor]:
+        found = policy(batch, temperature=temperature, barred=rollouts.barred)
+        return {"logps": found.logps} | ({} if found.values is None else {"values": found.values})
+
+    found = rollouts.read(read, accelerator)
+    nothing = torch.zeros(rollouts.mask.shape)
+    return found.get("logps", nothing), found.get("values", None if policy.value_head is None else nothing)
 
 
 def reference_log_probabilities(
@@ -104,11 +120,12 @@ def reference_log_probabilities(
 ) -> Tensor:
     """The same under the reference: the frozen copy or, without one, the policy with its trained adapter off."""
     if frozen is not None:
-        return log_probabilities(rollouts, frozen, accelerator, temperature)
+        return read_policy(rollouts, frozen, accelerator, temperature)[0]
     with policy.reference():
-        return log_probabilities(rollouts, policy, accelerator, temperature)
+        return read_policy(rollouts, policy, accelerator, temperature)[0]
 
 
 def values(rollouts: Rollouts, critic: Scorer, accelerator: Accelerator) -> Tensor:
     """The critic's value before every response token, [N, T]: read at the token that predicts it."""
-    return rollouts.read(lambda batch: critic(batch, at="source"), accelerator)
+    found = rollouts.read(lambda batch: {"values": critic(batch, at="source")}, accelerator)
+    return found.get("values", torch.zeros(rollouts.mask.shape))

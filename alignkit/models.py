@@ -25,6 +25,7 @@ from alignkit.config import InputError
 from alignkit.lineage import standing
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.policy import Policy
+from alignkit.role import Role
 from alignkit.selfcheck import why_not_tries
 
 logger = logging.getLogger(__name__)
@@ -201,16 +202,40 @@ def _add_lora(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: Seq
         raise InputError("model.lora: peft cannot add tokens to a head with a bias; train this stage without lora")
     tables = {model.get_input_embeddings(), model.get_output_embeddings()}
     names = [name for name, module in model.named_modules() if module in tables]
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.scale,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        trainable_token_indices={name: list(new_ids) for name in names} if new_ids else None,
-    )
+    config = _lora_config(lora)
+    config.trainable_token_indices = {name: list(new_ids) for name in names} if new_ids else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def _lora_config(lora: LoraOptions) -> LoraConfig:
+    return LoraConfig(r=lora.r, lora_alpha=lora.scale, lora_dropout=lora.dropout, target_modules=lora.target_modules)
+
+
+def add_adapter(role: Role, name: str, source: str | LoraOptions, *, trainable: bool, seed: int) -> None:
+    """One more adapter on a role's base, in float32: an artifact's, or a new one of the given shape.
+
+    Raises InputError where the role has no adapters, or the artifact none that stands on the same base.
+    """
+    if role.adapted is None:
+        raise InputError("roles: adapters share a frozen base; give model.lora, or use roles: separate")
+    base = str(role.model.name_or_path)
+    if isinstance(source, LoraOptions):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            role.adapted.add_adapter(name, _lora_config(source))
+    else:
+        if not is_adapter(source):
+            raise InputError(f"roles: {source!r} holds whole weights, no adapter; train it with model.lora")
+        if Path(base_of(source)).resolve() != Path(base).resolve():
+            raise InputError(f"roles: the adapter {source!r} stands on {base_of(source)!r}, the policy on {base!r}")
+        if len(load_tokenizer(source)) > role.model.get_input_embeddings().weight.shape[0]:
+            raise InputError(f"roles: {source!r} has tokens that the policy's base lacks; use roles: separate")
+        role.adapted.load_adapter(source, adapter_name=name, is_trainable=trainable)
+    for parameter_name, parameter in role.model.named_parameters():
+        if name in parameter_name.split("."):
+            parameter.requires_grad_(trainable).data = parameter.data.float()
 
 
 def save_policy(policy: Policy, format: ChatFormat, directory: Path) -> None:

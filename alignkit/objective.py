@@ -44,6 +44,17 @@ class Objective:
     """The loss is no sum over groups (batch statistics): it always sees the readings of the whole step."""
 
 
+def keeping(objective: Objective, kept: list[Readings]) -> Objective:
+    """The same objective, which also puts what it reads, detached, into `kept`: row by row, the passes in order."""
+
+    def read(model: Any, batch: TrieBatch) -> Readings:
+        found = objective.read(model, batch)
+        kept.append({name: reading.detach() for name, reading in found.items()})
+        return found
+
+    return replace(objective, read=read)
+
+
 class NonFiniteLoss(ArithmeticError):
     """A loss term or the gradient is NaN or infinite. The weights of the step before are untouched."""
 

@@ -70,13 +70,17 @@ def update(
     optimizer: Optimizer,
     accelerator: Accelerator | None = None,
     max_grad_norm: float = 1.0,
+    beside: Sequence[tuple[Sequence[TrieBatch], Objective]] = (),
 ) -> dict[str, float]:
     """One optimizer step on all `batches` together (of this rank); returns each term's mean, `loss` and `grad_norm`.
 
+    `beside`: further batches with objectives of their own, whose gradients are added; `loss` is the first one's.
     Raises NonFiniteLoss before anything is changed where the loss or the gradient is NaN or infinite.
     """
     optimizer.zero_grad(set_to_none=True)
     means = accumulate(model, batches, objective, accelerator, backward=True)
+    for others, own in beside:
+        means = {**accumulate(model, others, own, accelerator, backward=True), **means}
     return {**means, "grad_norm": apply_gradients(optimizer, accelerator, max_grad_norm)}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from alignkit.role import OWN, Role
 from alignkit.trie import TrieBatch
 from alignkit.trunk import plain_attention, replaced_trunk, run_trunk, trunk_of
 
@@ -30,22 +31,25 @@ class TokenLogProbs:
     """[E] float32, entropy of each prediction, in nats; only where asked for."""
     collisions: Tensor | None = None
     """[E] float32, log Σ p² of each prediction: how likely two draws are to agree; only where asked for."""
+    values: Tensor | None = None
+    """[E] float32, the value before each token; only where the policy has a value head."""
 
 
-class Policy(nn.Module):
+class Policy(Role):
     """A causal language model that takes rows of tries and gives log-probabilities, never logits."""
 
-    def __init__(self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True) -> None:
-        super().__init__()
-        self.model = model
-        self.tries = tries
-        # Kept out of the module tree: it wraps `model`, whose parameters would be listed twice.
-        self._adapted = (adapted,)
+    def __init__(
+        self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True, adapter: str = OWN
+    ) -> None:
+        super().__init__(model, adapted, tries, adapter)
+        self.value_head: nn.Linear | None = None
 
-    @property
-    def adapted(self) -> PeftModel | None:
-        """The PEFT wrapper, where LoRA adapters are in the model."""
-        return self._adapted[0]
+    def add_value_head(self) -> None:
+        """Makes the policy its own critic: a scalar on the states that predict a token, at first 0; never saved."""
+        place = next(self.model.parameters()).device
+        self.value_head = nn.Linear(self.model.config.get_text_config().hidden_size, 1, device=place)
+        for parameter in self.value_head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
@@ -60,8 +64,13 @@ class Policy(nn.Module):
 
         `barred` token ids are impossible where the entry column "barred" is not 0, as when they were sampled.
         """
+        self.speak()
         states = run_trunk(trunk_of(self.model), batch, batch.source, batch.owner, self.tries)
         hidden = states.hidden
+        values = None
+        if self.value_head is not None:
+            with torch.autocast(hidden.device.type, enabled=False):
+                values = self.value_head(hidden.float()).squeeze(-1)
         rows = max(1, CHUNK // self.model.get_output_embeddings().weight.shape[0])
         chunks: list[tuple[Tensor, Tensor, Tensor]] = []
         held = batch.entry_columns.get("barred") if barred else None
@@ -73,7 +82,7 @@ class Policy(nn.Module):
             else:
                 chunks.append(self._head(*arguments))
         logps, entropies, collisions = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        return TokenLogProbs(logps, entropies if entropy else None, collisions if collision else None)
+        return TokenLogProbs(logps, entropies if entropy else None, collisions if collision else None, values)
 
     def _head(
         self,
@@ -113,16 +122,14 @@ class Policy(nn.Module):
         if self.adapted is None:
             raise ValueError("a fully trained policy has no reference inside: take frozen_copy() before training")
         if "reference" in self.adapted.peft_config:
-            training = {name: p.requires_grad for name, p in self.model.named_parameters()}
-            self.adapted.set_adapter("reference")
+            self.adapter, own = "reference", self.adapter
             try:
                 yield
             finally:
-                self.adapted.set_adapter("default")
-                for name, parameter in self.model.named_parameters():
-                    parameter.requires_grad_(training[name])
+                self.adapter = own
         else:
-            with self.adapted.disable_adapter():
+            self.speak()  # inside, adapters are off, and must stay so
+            with self.trainable_as_before(), self.adapted.disable_adapter():
                 yield
 
     def frozen_copy(self) -> "Policy":
@@ -133,5 +140,6 @@ class Policy(nn.Module):
     @contextmanager
     def plain(self) -> Iterator[PreTrainedModel]:
         """The transformers model with its ordinary attention, for `generate`."""
+        self.speak()
         with plain_attention(self.model) as model:
             yield model

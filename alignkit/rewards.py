@@ -14,7 +14,8 @@ from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import ModelOptions
 from alignkit.packing import pack
 from alignkit.records import Completion
-from alignkit.scorer import HEAD_FILE, Scorer, load_scorer
+from alignkit.role import Role
+from alignkit.scorer import HEAD_FILE, Scorer, load_scorer, scorer_on
 from reward_models import world
 from reward_models.combined import combined
 from reward_models.functions import Reward, from_function, scaled
@@ -30,14 +31,22 @@ def build_reward(
     precision: Literal["float32", "bf16"] = "float32",
     token_budget: int = 8192,
     allow_code: bool = False,
+    base: Role | None = None,
 ) -> Reward:
-    """The reward of `source`, scaled and clipped as it says. Raises InputError where it cannot be made."""
+    """The reward of `source`, scaled and clipped as it says. Raises InputError where it cannot be made.
+
+    With `base`, learned rewards are adapters on that role's base; without, models of their own.
+    """
     if source.kind == "combined":
-        options = {"device": device, "precision": precision, "token_budget": token_budget, "allow_code": allow_code}
-        rewards = {name: build_reward(one, **options) for name, one in source.of.items()}
+        rewards = {
+            name: build_reward(
+                one, device=device, precision=precision, token_budget=token_budget, allow_code=allow_code, base=base
+            )
+            for name, one in source.of.items()
+        }
         reward = combined(rewards, source.combine, source.deviations)
     elif source.kind == "learned":
-        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget)
+        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget, base)
     elif source.kind == "world":
         reward = world.reward
     elif source.kind == "rules":
@@ -55,12 +64,17 @@ def learned_reward(
     device: torch.device | str,
     precision: Literal["float32", "bf16"],
     token_budget: int,
+    base: Role | None = None,
 ) -> Reward:
-    """The reward model in an artifact. Completions are rendered and tokenized its own way, not the policy's; what its
-    template leaves out of one is said once, and counted."""
+    """The reward model in an artifact, or its adapter on another role's base. Completions are rendered and tokenized
+    its own way, not the policy's; what its template leaves out of one is said once, and counted."""
     if not (Path(path) / HEAD_FILE).is_file():
         raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
-    scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
+    if base is None:
+        scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
+    else:
+        taken = len(base.adapted.peft_config) if base.adapted else 0
+        scorer = scorer_on(base, f"reward{taken}", path, trainable=False)
     format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
     return learned(scores_of(scorer, format, token_budget, normalised))
 

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from alignkit.chat import ChatFormat
-from alignkit.models import HEAD_FILE, load_model, save_model
-from alignkit.options.shared import ModelOptions
+from alignkit.models import HEAD_FILE, add_adapter, load_model, save_model
+from alignkit.options.shared import LoraOptions, ModelOptions
+from alignkit.role import OWN, Role
 from alignkit.trie import TrieBatch
 from alignkit.trunk import run_trunk, trunk_of
 
 logger = logging.getLogger(__name__)
 
 
-class Scorer(nn.Module):
+class Scorer(Role):
     """One number per token: a reward at a sequence's end, or a value at each prediction's source."""
 
     mean: Tensor
@@ -31,25 +32,20 @@ class Scorer(nn.Module):
     deviation: Tensor
     """[] float32, their standard deviation."""
 
-    def __init__(self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True) -> None:
-        super().__init__()
-        self.model = model
-        self.tries = tries
-        self._adapted = (adapted,)
+    def __init__(
+        self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True, adapter: str = OWN
+    ) -> None:
+        super().__init__(model, adapted, tries, adapter)
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
-
-    @property
-    def adapted(self) -> PeftModel | None:
-        """The PEFT wrapper, where LoRA adapters are in the model."""
-        return self._adapted[0]
 
     def forward(self, batch: TrieBatch, at: Literal["last", "source"] = "last") -> Tensor:
         """Raw scores, float32: [O] at each sequence's last token, or [E] at each entry's source."""
         nodes, owners = batch.source, batch.owner
         if at == "last":
             nodes, owners = batch.last, torch.arange(len(batch.last), device=batch.last.device)
+        self.speak()
         hidden = run_trunk(trunk_of(self.model), batch, nodes, owners, self.tries).hidden
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.float()).squeeze(-1)
@@ -81,19 +77,37 @@ def load_scorer(
 
     A new head is drawn from N(0, 1/(d+1)) (Stiennon et al. 2020, arXiv:2009.01325, p. 11), or zero where asked.
     """
-    head = Path(options.path) / HEAD_FILE
-    with _no_load_report(head.is_file()):
+    with _no_load_report((Path(options.path) / HEAD_FILE).is_file()):
         model, adapted, tries = load_model(options, device, precision, trainable, seed, format)
     model.set_output_embeddings(nn.Identity())
     scorer = Scorer(model, adapted, tries).to(torch.device(device))
-    if head.is_file():
-        state = load_file(head)
-        scorer.head.load_state_dict({"weight": state["weight"], "bias": state["bias"]})
-        scorer.mean.copy_(state["mean"])
-        scorer.deviation.copy_(state["deviation"])
-    else:
-        _draw_head(scorer.head, zero_head, seed)
+    _fill_head(scorer, options.path, zero_head, seed)
     return scorer.requires_grad_(False) if not trainable else scorer
+
+
+def scorer_on(base: Role, adapter: str, source: str | LoraOptions, *, trainable: bool = True, seed: int = 0) -> Scorer:
+    """A scorer that is one more adapter, with a head, on the base of another role.
+
+    `source`: the adapter of an artifact, with its head or one of zeros, or the shape of a new adapter under zeros.
+    Raises InputError where the artifact has whole weights, or an adapter of another base.
+    """
+    add_adapter(base, adapter, source, trainable=trainable, seed=seed)
+    scorer = Scorer(base.model, base.adapted, base.tries, adapter).to(next(base.model.parameters()).device)
+    _fill_head(scorer, source if isinstance(source, str) else "", True, seed)
+    scorer.head.requires_grad_(trainable)
+    return scorer
+
+
+def _fill_head(scorer: Scorer, path: str, zero: bool, seed: int) -> None:
+    """The head of the artifact at `path` or, without one, a new head."""
+    file = Path(path) / HEAD_FILE
+    if not file.is_file():
+        _draw_head(scorer.head, zero, seed)
+        return
+    state = load_file(file)
+    scorer.head.load_state_dict({"weight": state["weight"], "bias": state["bias"]})
+    scorer.mean.copy_(state["mean"])
+    scorer.deviation.copy_(state["deviation"])
 
 
 @contextmanager

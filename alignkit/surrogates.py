@@ -13,21 +13,26 @@ METRICS = ("clip_fraction", "approx_kl", "ratio", "drift")
 
 
 def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int, ...] = ()) -> Objective:
-    """The policy loss, with the KL where it is a loss and the entropy bonus, each a mean as `config.average` says.
+    """The policy loss, with the KL where it is a loss and the entropy bonus, each a mean as `config.average` says, and
+    with the error of a value head.
 
-    Columns "old", "advantage" and, for the KL, "reference" stand at each token. `kl_coef` is the coefficient now.
+    Columns "advantage", for the KL "reference", and for a value head "value" and "return" stand at each token; so does
+    "old", unless the policy that is trained is still the one that sampled. `kl_coef` is the coefficient now.
     `drift` is |log π - log π_old|, a mean over tokens as every metric is.
     """
-    in_loss, bonus = config.kl.placement == "loss", config.entropy_coef
+    in_loss, bonus, own_critic = config.kl.placement == "loss", config.entropy_coef, config.roles == "value_head"
     terms = ["surrogate", *(["kl_penalty"] if in_loss else []), *(["entropy_bonus"] if bonus else [])]
+    by_token = (*METRICS, *(["value_error"] if own_critic else []))
 
     def read(policy: object, batch: TrieBatch) -> dict[str, Tensor]:
         assert callable(policy)
         found = policy(batch, temperature=config.temperature, barred=barred, entropy=bonus != 0)
-        return {"logps": found.logps} | ({"entropies": found.entropies} if bonus else {})
+        extra = ({"entropies": found.entropies} if bonus else {}) | ({"values": found.values} if own_critic else {})
+        return {"logps": found.logps, **extra}
 
     def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
-        logp, old = readings["logps"], batch.entry_columns["old"]
+        logp = readings["logps"]
+        sampled = old = batch.entry_columns.get("old", logp.detach())
         advantage, share = batch.entry_columns["advantage"], _shares(config, batch)
         if config.loss == "gspo":  # the ratio of a whole completion, its geometric mean, stands at each of its tokens
             length = _lengths(batch)
@@ -39,15 +44,19 @@ def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int,
             sums["kl_penalty"] = kl_coef * (share * left).sum()
         if bonus:
             sums["entropy_bonus"] = -bonus * (share * readings["entropies"]).sum()
+        if own_critic:
+            columns = batch.entry_columns
+            error = losses.value_clip(readings["values"], columns["value"], columns["return"], config.value_clip)
+            sums["value_error"] = config.critic.coef * (batch.weight * error).sum()
         with torch.no_grad():
             beyond = losses.is_clipped(logp, old, advantage, config.clip, config.clip_high)
-            gap = readings["logps"] - batch.entry_columns["old"]
+            gap = readings["logps"] - sampled
             numbers = (beyond.float(), rl.kl_k3(-gap, torch.zeros_like(gap)), torch.exp(gap), gap.abs())
             metrics = {name: (batch.weight * x).sum() for name, x in zip(METRICS, numbers, strict=True)}
         return Sums(sums, metrics)
 
     def count(batch: TrieBatch) -> dict[str, float]:
-        return dict.fromkeys(terms, _items(config, batch)) | dict.fromkeys(METRICS, float(batch.weight.sum()))
+        return dict.fromkeys(terms, _items(config, batch)) | dict.fromkeys(by_token, float(batch.weight.sum()))
 
     return Objective(read, loss, count)
 

@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +109,16 @@ class ChatFormat:
             new_ids=new_ids,
             on_unrendered=on_unrendered,
         )
+
+    def stopping_at(self, tokens: Sequence[str]) -> "ChatFormat":
+        """The same format, whose answers also end at these tokens. Raises InputError for what is no single token."""
+        more: list[int] = []
+        for token in tokens:
+            ids: list[int] = self.tokenizer(token, add_special_tokens=False)["input_ids"]
+            if len(ids) != 1 or (ids[0] == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
+                raise InputError(f"stop: {token!r} is not a single token of the model's tokenizer (its ids: {ids})")
+            more += ids
+        return replace(self, stop_ids=tuple(dict.fromkeys((*self.stop_ids, *more))))
 
     # -------------------------------------------------------------------------------------------- records to tokens
 

@@ -37,7 +37,7 @@ class KlOptions(Config):
 
 
 class CriticOptions(Config):
-    """The critic: a scalar per token, trained with an optimizer of its own."""
+    """The critic: a scalar per token, trained with an optimizer of its own or, as a head on the policy, with it."""
 
     init: Literal["auto", "reward", "zero"] = "auto"
     """`reward`: start as the reward model (same tokenizer and kind: learned); `zero`: as the policy with a head of
@@ -46,6 +46,8 @@ class CriticOptions(Config):
     """Its peak learning rate. Left out: five times the policy's."""
     warmup: int = Field(default=0, ge=0)
     """Updates that train the critic alone, before the policy moves; train.steps and its schedule count them."""
+    coef: float = Field(default=0.1, gt=0.0)
+    """roles: value_head: how much the critic's loss weighs beside the policy's."""
 
 
 class OverlongOptions(Config):
@@ -70,6 +72,19 @@ class MissingEosOptions(Config):
         if self.rule == "subtract" and self.value <= 0:
             raise ValueError("missing_eos.value must be above 0 with rule: subtract (it is what is taken off)")
         return self
+
+
+class PtxOptions(Config):
+    """Likelihood of other text, trained beside the reward against forgetting (PPO-ptx, Ouyang et al. 2022, Eq. 2)."""
+
+    data: DataOptions
+    """The text: what the policy was pretrained or fine-tuned on."""
+    kind: Literal["demonstrations", "corpus"] = "demonstrations"
+    """`demonstrations`: the assistant's turns of conversations; `corpus`: documents."""
+    coef: float = Field(default=1.0, gt=0.0)
+    """What a nat per token of their loss weighs beside the policy's (InstructGPT's γ)."""
+    batch_size: int = Field(default=32, ge=1)
+    """Conversations or documents in one optimizer step, over all processes."""
 
 
 class PpoTrain(TrainOptions):
@@ -98,6 +113,9 @@ class PpoConfig(Config):
     """The price of leaving the reference."""
     critic: CriticOptions = CriticOptions()
     """The critic."""
+    roles: Literal["separate", "adapters", "value_head"] = "separate"
+    """Who takes part: models of their own; policy, critic and learned rewards as adapters with heads on one frozen
+    base (needs model.lora); or, with gae, a critic that is a head on the policy's own trunk, read in one forward."""
     advantage: Literal[
         "gae", "rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax"
     ] = "gae"
@@ -111,10 +129,14 @@ class PpoConfig(Config):
     completions times max_new_tokens (Dr. GRPO)."""
     samples: int = Field(default=1, ge=1)
     """Completions of each prompt; from 2 on where a prompt's samples are compared."""
+    resample: int = Field(default=0, ge=0)
+    """How many times prompts whose samples all score alike give way to others (DAPO's dynamic sampling)."""
     max_new_tokens: int = Field(default=64, ge=1)
     """The longest completion, in tokens, its end token included."""
     min_new_tokens: int = Field(default=0, ge=0)
     """No end token before this many."""
+    stop: list[str] = Field(default_factory=list)
+    """Tokens that end a completion besides the format's own, such as ["\\n"]; the artifact ends at them too."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Of sampling; policy, reference and KL are measured at the same temperature."""
     missing_eos: MissingEosOptions = MissingEosOptions()
@@ -123,6 +145,8 @@ class PpoConfig(Config):
     """Penalty on completions that come close to max_new_tokens; null: none."""
     score_scaling: Literal["none", "running"] = "none"
     """running: scores are divided by the standard deviation of all scores so far, before the KL is taken off."""
+    ptx: PtxOptions | None = None
+    """Text whose likelihood is trained along; null: none."""
     ppo_epochs: int = Field(default=4, ge=1)
     """Passes over the completions of one update."""
     minibatches: int = Field(default=1, ge=1)
@@ -150,6 +174,13 @@ class PpoConfig(Config):
     """Set from the recipe."""
 
     @property
+    def reads_as_it_trains(self) -> bool:
+        """Whether the only pass that trains also gives the log-probabilities as sampled: one step an update, and
+        no advantage that needs them before."""
+        free = self.kl.placement == "loss" or (self.kl.coef == 0 and self.kl.controller == "fixed")
+        return free and self.ppo_epochs == self.minibatches == 1 and self.roles != "value_head"
+
+    @property
     def whitens(self) -> bool:
         """Whether advantages are whitened."""
         if self.whiten_advantages is not None:
@@ -161,8 +192,11 @@ class PpoConfig(Config):
         check_patience(self.data, self.train)
         if self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline") and self.samples < 2:
             raise ValueError(f"advantage: {self.advantage} compares the samples of a prompt: give samples: 2 or more")
+        if self.resample and self.samples < 2:
+            raise ValueError("resample compares the samples of a prompt: give samples: 2 or more")
         by_critic, where = self.advantage == "gae", f"with advantage: {self.advantage}"
         self.only_with(by_critic, where, "critic", "lam", "value_clip")
+        self._check_roles()
         self.only_with(by_critic or self.advantage.startswith("reinforce"), where, "gamma")
         self.only_with(self.loss != "cispo", "for loss: cispo", "dual_clip")
         self._check_guard()
@@ -180,6 +214,16 @@ class PpoConfig(Config):
         if self.critic.init == "reward" and self.reward.kind != "learned":
             raise ValueError(f"critic.init: reward needs a reward of kind: learned, not {self.reward.kind}")
         return self
+
+    def _check_roles(self) -> None:
+        """Refuse models that cannot be held as `roles` says."""
+        if self.roles == "adapters" and self.model.lora is None and self.model.adapter != "continue":
+            raise ValueError("roles: adapters share a frozen base: give model.lora, or model.adapter: continue")
+        if self.roles == "value_head" and self.advantage != "gae":
+            raise ValueError(f"roles: value_head is a critic, and advantage: {self.advantage} has none; remove it")
+        own, where = self.roles != "value_head", f"with roles: {self.roles}"
+        self.critic.only_with(own, where, "init", "learning_rate", "warmup")
+        self.critic.only_with(not own, where, "coef")
 
     def _check_guard(self) -> None:
         """Refuse a guard that watches what is not measured."""

@@ -6,7 +6,7 @@ What is better than expected is the choice `advantage` (`alignkit.advantages`), 
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,19 +17,22 @@ from torch.optim import Optimizer
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
 from alignkit.advantages import advantage_columns
-from alignkit.batches import seed_of
+from alignkit.batches import Epochs, rows_of, seed_of
 from alignkit.config import InputError
-from alignkit.experience import Rollouts, log_probabilities, make_rollouts, reference_log_probabilities, values
-from alignkit.generate import rollout
-from alignkit.loop import NonFiniteLoss, make_optimizer, update
+from alignkit.experience import Rollouts, make_rollouts, read_policy, reference_log_probabilities, values
+from alignkit.likelihood import likelihood_objective
+from alignkit.loop import NonFiniteLoss, Objective, make_optimizer, update
+from alignkit.objective import Readings, keeping
 from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor, set_learning_rate
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.records import Completion, Prompt
+from alignkit.records import Completion
 from alignkit.runs import Run
+from alignkit.sampling import Sampled, Sampler, shuffled
 from alignkit.scoring import deviation_so_far, running_deviation, scored
 from alignkit.surrogates import critic_objective, policy_objective
+from alignkit.trie import TrieBatch
 from reward_models.functions import Reward
 from reward_models.rules import repeated
 
@@ -66,6 +69,8 @@ class Experience:
     """[N, T] log π of the tokens as sampled, nats."""
     reference: Tensor
     """[N, T] log π_ref of the same."""
+    value: Tensor | None
+    """[N, T] the value before each, where the policy has a value head."""
 
 
 class Ppo:
@@ -80,7 +85,9 @@ class Ppo:
             raise InputError(
                 f"critic.warmup: {config.critic.warmup} leaves none of {self.total} updates for the policy"
             )
-        self.memory = {"kl_coef": config.kl.coef}
+        self.memory = {"kl_coef": config.kl.coef, "drawn": 0.0}  # drawn: prompts taken from the stream
+        self.sampler = Sampler(config, actors, self.reduce)
+        self.ptx_epochs = Epochs(len(actors.ptx), config.ptx.batch_size, config.seed) if config.ptx else None
         self.policy_optimizer = make_optimizer(actors.policy, config.train)
         self.critic_optimizer = None
         if actors.critic is not None:
@@ -101,72 +108,62 @@ class Ppo:
         config = self.config
         set_seed(seed_of(config.seed, "update", number, self.rank))
         orders = [self.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
-        prompts, places = self.drawn(number), range(self.rank, self.prompts, self.ranks)
-        completions = self.sample(prompts, number, places, config.samples, config.temperature)
-        experience = self.score(completions, orders[0])
-        metrics = self.describe(experience) | {"objective/kl_coef": self.memory["kl_coef"]}
-        if number == 0:
-            drift = (experience.old - experience.reference).abs()[experience.rollouts.mask]
-            self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
-        baseline = self.greedy_scores(prompts, number, places) if config.advantage == "remax" else None
-        columns, judged = self.advantages(experience, baseline)
-        factor = schedule_factor(config.train, number, self.total)
         names = ["critic"] if number < config.critic.warmup else list(self.trained())
-        trained = self.optimise(experience.rollouts, columns, orders, factor, names)
+        part = self.sampler.update(number, int(self.memory["drawn"]))
+        baseline = self.greedy_scores(part, number) if config.advantage == "remax" else None
+        whole = not (config.reads_as_it_trains and "policy" in names)
+        experience = self.score(part.completions, orders[0], (part.scores, part.steps), read=whole)
+        if whole and number == 0:
+            self.check_start(experience)
+        columns, judged = self.advantages(experience, baseline)
+        if not whole:
+            del columns["old"]
+        factor = schedule_factor(config.train, number, self.total)
+        trained, old = self.optimise(experience.rollouts, columns, orders, factor, names, number)
+        if not whole:
+            experience = replace(experience, old=old)
+            if number == 0:
+                self.check_start(experience)
+        metrics = self.describe(experience) | {"objective/kl_coef": self.memory["kl_coef"], **part.metrics}
+        self.memory["drawn"] += part.drawn
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
         seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
         rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
         return {**metrics, **judged, **trained, **rates, "seconds": seconds}
 
-    # -------------------------------------------------------------------------------------------------- sample
-
-    def drawn(self, number: int) -> list[Prompt]:
-        """This rank's prompts of an update: an epoch is a permutation drawn from (seed, epoch)."""
-        pool = self.actors.prompts
-        places = range(number * self.prompts + self.rank, (number + 1) * self.prompts, self.ranks)
-        epochs = {place // len(pool) for place in places}
-        orders = {epoch: _shuffled(len(pool), self.config.seed, "prompts", epoch).tolist() for epoch in epochs}
-        return [pool[orders[place // len(pool)][place % len(pool)]] for place in places]
-
-    def sample(
-        self, prompts: list[Prompt], number: int, places: Sequence[int], samples: int, temperature: float
-    ) -> list[Completion]:
-        """Completions of prompts, keyed by their places in the whole update."""
-        config = self.config
-        with self.accelerator.autocast():
-            return rollout(
-                self.actors.policy,
-                self.actors.format,
-                prompts,
-                seed=config.seed,
-                update=number,
-                samples=samples,
-                max_new_tokens=config.max_new_tokens,
-                min_new_tokens=config.min_new_tokens,
-                temperature=temperature,
-                batch_size=self.actors.generation_batch,
-                numbers=places,
-            )
-
     # --------------------------------------------------------------------------------------------------- score
 
-    def score(self, completions: list[Completion], parts: list[list[int]] | None = None) -> Experience:
-        """The reward, and what policy and reference say about every token, read off tries."""
+    def score(
+        self,
+        completions: list[Completion],
+        parts: list[list[int]] | None = None,
+        scores: tuple[Tensor, Tensor | None] | None = None,
+        read: bool = True,
+    ) -> Experience:
+        """The reward, unless `scores` and steps are known, and what policy and reference say about every token, read
+        off tries. Without `read`, `old` is the reference's until the update has read the policy's."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-        scores, steps = scored(completions, actors.reward, self.config)
-        old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
+        total, steps = scores or scored(completions, actors.reward, self.config)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
         )
-        return Experience(completions, rollouts, scores, steps, old, reference)
+        old, value = reference, None
+        if read:
+            old, value = read_policy(rollouts, actors.policy, self.accelerator, temperature)
+        return Experience(completions, rollouts, total, steps, old, reference, value)
 
-    def greedy_scores(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> Tensor:
+    def greedy_scores(self, part: Sampled, number: int) -> Tensor:
         """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
-        completions = self.sample(prompts, number, places, samples=1, temperature=0.0)
+        completions = self.sampler.answers(part.prompts, number, part.places, samples=1, temperature=0.0)
         scores, _ = scored(completions, self.actors.reward, self.config)
         return scores.repeat_interleave(self.config.samples)
+
+    def check_start(self, experience: Experience) -> None:
+        """Before the first update the policy is its reference."""
+        drift = (experience.old - experience.reference).abs()[experience.rollouts.mask]
+        self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
 
     def describe(self, experience: Experience) -> dict[str, float]:
         """Means over the completions of all ranks; KL and entropy in nats per completion."""
@@ -194,7 +191,7 @@ class Ppo:
         held-out reward or, without one, the objective at the first coefficient."""
         places = range(self.rank, len(self.actors.validation), self.ranks)
         prompts = [self.actors.validation[place] for place in places]
-        completions = self.sample(prompts, VALIDATION, places, samples=1, temperature=self.config.temperature)
+        completions = self.sampler.answers(prompts, VALIDATION, places, 1, self.config.temperature)
         metrics = self.describe(self.score(completions))
         if self.actors.held_out is None:
             running = self.config.score_scaling == "running"
@@ -210,7 +207,7 @@ class Ppo:
         self, experience: Experience, baseline: Tensor | None = None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The columns [N, T] that the update trains on, and what is logged of them. `baseline` [N] is remax's."""
-        value = None
+        value = experience.value
         if self.actors.critic is not None:
             value = values(experience.rollouts, self.actors.critic, self.accelerator)
         scores = experience.scores if baseline is None else experience.scores - baseline
@@ -237,25 +234,32 @@ class Ppo:
         orders: list[list[list[int]]],
         factor: float,
         names: Sequence[str],
-    ) -> dict[str, float]:
-        """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps."""
+        number: int = 0,
+    ) -> tuple[dict[str, float], Tensor]:
+        """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps, and
+        the log-probabilities [N, T] that the first step read."""
         config = self.config
         barred = self.actors.format.stop_ids if config.min_new_tokens else ()
+        read: list[Readings] = []
         objectives = {
-            "policy": policy_objective(config, self.memory["kl_coef"], barred),
+            "policy": keeping(policy_objective(config, self.memory["kl_coef"], barred), read),
             "critic": critic_objective(config.value_clip),
         }
         for _, optimizer in self.trained().values():
             set_learning_rate(optimizer, factor)
         logs: list[dict[str, float]] = []
-        for part in (part for order in orders for part in order):
+        old = torch.zeros(rollouts.mask.shape)
+        parts = [part for order in orders for part in order]
+        for step, part in enumerate(parts):
             rows = rollouts.rows_of(columns, part)
+            beside = self.beside(number * len(parts) + step)
             means: dict[str, float] = {}
             try:
                 for name in names:
                     model, optimizer = self.trained()[name]
                     limit = config.train.max_grad_norm
-                    found = update(model, rows, objectives[name], optimizer, self.accelerator, limit)
+                    more = beside if name == "policy" else []
+                    found = update(model, rows, objectives[name], optimizer, self.accelerator, limit, more)
                     means |= {f"{name}/{key}": value for key, value in found.items()}
             except NonFiniteLoss as error:
                 raise NonFiniteLoss(
@@ -263,13 +267,23 @@ class Ppo:
                     "extreme scores of the reward; the last checkpoint stands"
                 ) from error
             if not logs and "policy" in names:
+                old = rollouts.placed(read[: len(rows)]).get("logps", old) if len(parts) == 1 else old
                 self.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
             logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
-        return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}
+        return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}, old
+
+    def beside(self, step: int) -> list[tuple[list[TrieBatch], Objective]]:
+        """What an optimizer step trains the policy on besides completions: PPO-ptx's text."""
+        ptx = self.config.ptx
+        if ptx is None or self.ptx_epochs is None:
+            return []
+        examples = [self.actors.ptx[index] for index in self.ptx_epochs.batch(step)]
+        rows = rows_of(examples, self.actors.token_budget, self.rank, self.ranks)
+        return [(rows, likelihood_objective(ptx.coef, "ptx"))]
 
     def minibatches(self, number: int, epoch: int) -> list[list[int]]:
         """This rank's completions in each minibatch of an epoch; those of one prompt stay together."""
-        order = _shuffled(self.prompts, self.config.seed, "minibatches", number, epoch)
+        order = shuffled(self.prompts, self.config.seed, "minibatches", number, epoch)
         parts: list[list[int]] = []
         for part in order.tensor_split(self.config.minibatches):
             own = [place // self.ranks for place in part.tolist() if place % self.ranks == self.rank]
@@ -300,7 +314,3 @@ class Ppo:
                 f"{what}: they differ by {gap:.2e} nats a token, more than {self.actors.tolerance:g}. "
                 "Is there dropout in the model, or a module that behaves differently from pass to pass?"
             )
-
-
-def _shuffled(n: int, *key: object) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(*key)))

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignkit.loop import Objective, Sums, fit
+from alignkit.likelihood import likelihood_objective
+from alignkit.loop import fit
 from alignkit.models import save_policy
-from alignkit.objective import Readings
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting
 from alignkit.records import Demonstration
 from alignkit.runs import Run
-from alignkit.trie import TokenSequence, TrieBatch
+from alignkit.trie import TokenSequence
 
 
 def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:
@@ -38,17 +37,5 @@ def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:
     return run.model_dir
 
 
-def _read(policy: Policy, batch: TrieBatch) -> Readings:
-    return {"logps": policy(batch).logps}
-
-
-def _loss(readings: Readings, batch: TrieBatch) -> Sums:
-    return Sums({"nll": -(batch.weight * readings["logps"]).sum()})
-
-
-def _count(batch: TrieBatch) -> dict[str, float]:
-    return {"nll": batch.weight.sum().item()}
-
-
-OBJECTIVE = Objective(_read, _loss, _count)
-"""Σ w·(-log p) / Σ w over supervised tokens, in nats per token."""
+OBJECTIVE = likelihood_objective()
+"""In nats per supervised token."""

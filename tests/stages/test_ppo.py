@@ -60,7 +60,8 @@ def opened(folder: Path, tmp_path: Path, settings: PpoConfig, reward: Any = lett
 def sampled(ppo: Ppo, number: int = 0) -> list[Completion]:
     """An update's completions."""
     config = ppo.config
-    return ppo.sample(ppo.drawn(number), number, range(ppo.prompts), config.samples, config.temperature)
+    stream = range(number * ppo.prompts, (number + 1) * ppo.prompts)
+    return ppo.sampler.answers(ppo.sampler.at(stream), number, range(ppo.prompts), config.samples, config.temperature)
 
 
 def test_reward_rises_and_the_artifact_loads(folder: Path) -> None:
@@ -209,9 +210,10 @@ def test_the_artifact_is_what_the_held_out_reward_likes_best(folder: Path, tmp_p
 def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, advantage="remax", kl={"coef": 0.0}, missing_eos={"rule": "keep"})
     ppo = opened(folder, tmp_path, settings)
-    prompts, places = ppo.drawn(0), range(ppo.prompts)
+    part = ppo.sampler.update(0, 0)
+    prompts = part.prompts
     experience = ppo.score(sampled(ppo), [list(range(16))])
-    baseline = ppo.greedy_scores(prompts, 0, places)
+    baseline = ppo.greedy_scores(part, 0)
     with ppo.actors.policy.plain() as model:
         for prompt, found in zip(prompts[:4], baseline.tolist(), strict=False):
             ids = torch.tensor([ppo.actors.format.prompt(prompt.messages)])
@@ -518,7 +520,9 @@ def test_the_critic_warms_up_before_the_policy_moves(folder: Path, tmp_path: Pat
 
 def test_every_prompt_once_an_epoch_and_in_one_minibatch(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder, train={"batch_size": 8}, samples=2, minibatches=3))
-    asked = [prompt.messages[0].content for number in range(6) for prompt in ppo.drawn(number)]
+    asked = [
+        prompt.messages[0].content for number in range(6) for prompt in ppo.sampler.update(number, 4 * number).prompts
+    ]
     assert len(asked) == len(set(asked)) == len(ppo.actors.prompts) == 24
     parts = ppo.minibatches(0, 0)
     assert sorted(n for part in parts for n in part) == list(range(8)) and len(parts) == 3

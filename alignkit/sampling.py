@@ -1,0 +1,133 @@
+"""Which prompts an online update answers, and with what. Knows no advantage and no loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alignkit.actors import Actors
+from alignkit.batches import seed_of
+from alignkit.generate import rollout
+from alignkit.options.ppo import PpoConfig
+from alignkit.records import Completion, Prompt
+from alignkit.rl import Reduce
+from alignkit.scoring import scored
+
+
+@dataclass
+class Sampled:
+    """This rank's part of an update: `config.samples` completions of each prompt, side by side."""
+
+    prompts: list[Prompt]
+    places: list[int]
+    """[P] where each prompt stands in the whole update."""
+    completions: list[Completion]
+    scores: Tensor
+    """[N] the whole reward of each completion."""
+    steps: Tensor | None
+    """[N, T] what of the rewards stands inside the completions; None where nothing does."""
+    drawn: int = 0
+    """Prompts that the update took from the stream, over all ranks."""
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class Sampler:
+    """Draws prompts from a stream without end, and answers them, the same for any number of processes."""
+
+    def __init__(self, config: PpoConfig, actors: Actors, reduce: Reduce) -> None:
+        self.config, self.actors, self.reduce = config, actors, reduce
+        self.rank, self.ranks = actors.accelerator.process_index, actors.accelerator.num_processes
+        self.prompts = config.train.batch_size // config.samples
+
+    def update(self, number: int, position: int) -> Sampled:
+        """An update's completions and scores, its prompts those of the stream from `position` on.
+
+        With `config.resample`, prompts whose samples all score alike give their places to the next ones, that many
+        times at most (dynamic sampling: DAPO, Yu et al. 2025, section 3.2); what then still scores alike stays.
+        """
+        places = range(self.rank, self.prompts, self.ranks)
+        part = self.part(number, places, [position + place for place in places], places)
+        part.drawn = self.prompts
+        for attempt in range(1, self.config.resample + 1):
+            alike = self._alike(part)
+            if not alike:
+                break
+            own = [place for place in alike if place % self.ranks == self.rank]
+            stream = [position + part.drawn + alike.index(place) for place in own]
+            shift = attempt * self.prompts  # new draws for a place that had its own
+            part = _replaced(part, self.part(number, own, stream, [place + shift for place in own]), len(alike))
+        if self.config.resample:
+            part.metrics["objective/resampled"] = float(part.drawn - self.prompts)
+        return part
+
+    def part(self, number: int, places: Sequence[int], stream: Sequence[int], keys: Sequence[int]) -> Sampled:
+        """The completions at some places, of the prompts at `stream`, their draws keyed by `keys`."""
+        prompts = self.at(stream)
+        completions = self.answers(prompts, number, keys, self.config.samples, self.config.temperature)
+        scores, steps = scored(completions, self.actors.reward, self.config)
+        return Sampled(prompts, list(places), completions, scores, steps)
+
+    def at(self, stream: Sequence[int]) -> list[Prompt]:
+        """The prompts at places of the stream: epoch after epoch, each a permutation drawn from (seed, epoch)."""
+        pool = self.actors.prompts
+        epochs = {place // len(pool) for place in stream}
+        orders = {epoch: shuffled(len(pool), self.config.seed, "prompts", epoch).tolist() for epoch in epochs}
+        return [pool[orders[place // len(pool)][place % len(pool)]] for place in stream]
+
+    def answers(
+        self, prompts: list[Prompt], number: int, keys: Sequence[int], samples: int, temperature: float
+    ) -> list[Completion]:
+        """`samples` completions of each prompt; a draw depends on (seed, update, key, sample, position) alone."""
+        config, actors = self.config, self.actors
+        with actors.accelerator.autocast():
+            return rollout(
+                actors.policy,
+                actors.format,
+                prompts,
+                seed=config.seed,
+                update=number,
+                samples=samples,
+                max_new_tokens=config.max_new_tokens,
+                min_new_tokens=config.min_new_tokens,
+                temperature=temperature,
+                batch_size=actors.generation_batch,
+                numbers=keys,
+            )
+
+    def _alike(self, part: Sampled) -> list[int]:
+        """The places, over all ranks, whose samples score alike: they teach a group nothing."""
+        found = torch.zeros(self.prompts, dtype=torch.float64)
+        groups = part.scores.view(-1, self.config.samples)
+        found[torch.tensor(part.places, dtype=torch.int64)] = (groups == groups[:, :1]).all(1).double()
+        return self.reduce(found).nonzero().flatten().tolist()
+
+
+def _replaced(part: Sampled, new: Sampled, drawn: int) -> Sampled:
+    """`part` with the completions of `new` at their places."""
+    total, samples = len(part.completions), len(part.completions) // max(1, len(part.places))
+    order, prompts = list(range(total)), list(part.prompts)
+    for n, place in enumerate(new.places):
+        at = part.places.index(place)
+        prompts[at] = new.prompts[n]
+        order[at * samples : (at + 1) * samples] = range(total + n * samples, total + (n + 1) * samples)
+    both = [*part.completions, *new.completions]
+    completions = [both[n] for n in order]
+    steps = None
+    if part.steps is not None or new.steps is not None:
+        width = max(len(completion.ids) for completion in both)
+        steps = torch.cat([_widened(part.steps, total, width), _widened(new.steps, len(both) - total, width)])[order]
+        steps = steps[:, : max(len(completion.ids) for completion in completions)]
+    scores = torch.cat([part.scores, new.scores])[order]
+    return Sampled(prompts, part.places, completions, scores, steps, part.drawn + drawn)
+
+
+def _widened(steps: Tensor | None, n: int, width: int) -> Tensor:
+    """[n, width], zeros beyond."""
+    return torch.zeros(n, width) if steps is None else F.pad(steps, (0, width - steps.shape[1]))
+
+
+def shuffled(n: int, *key: object) -> Tensor:
+    """A permutation of 0 … n-1 that depends on the key alone."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(*key)))
