@@ -20,7 +20,8 @@ from alignkit.records import Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
 from alignkit.scorer import Scorer
-from reward_models.functions import Reward
+from reward_models.running import Running
+from reward_models.scores import Reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Actors:
     critic: Scorer | None
     """None where advantages need none."""
     reward: Reward
+    running: Running
+    """What the reward remembers."""
     held_out: Reward | None
     """The reward that guards and is not trained on, if any."""
     format: ChatFormat
@@ -65,6 +68,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
             "give more prompts, a larger train.batch_size, or fewer processes"
         )
     policy = setting.policy(config.model, config.seed).eval()
+    running = Running()
 
     def build(source: RewardSource) -> Reward:
         return build_reward(
@@ -73,6 +77,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
             precision=precision,
             token_budget=runtime.token_budget,
             allow_code=runtime.allow_code,
+            running=running,
         )
 
     guarding = config.guard.held_out if config.guard is not None else None
@@ -84,6 +89,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         reference=policy.frozen_copy() if policy.adapted is None else None,
         critic=load_critic(config, setting).eval() if config.advantage == "gae" else None,
         reward=build(config.reward) if reward is None else reward,
+        running=running,
         held_out=None if guarding is None else build(guarding.reward),
         format=format,
         prompts=prompts,

@@ -28,10 +28,10 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Prompt
 from alignkit.runs import Run
-from alignkit.scoring import deviation_so_far, running_deviation, scored
+from alignkit.scoring import deviation_so_far, report, running_deviation, scored, with_scores
 from alignkit.surrogates import critic_objective, policy_objective
-from reward_models.functions import Reward
 from reward_models.rules import repeated
+from reward_models.scores import Reward
 
 VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
@@ -59,7 +59,9 @@ class Experience:
     completions: list[Completion]
     rollouts: Rollouts
     scores: Tensor
-    """[N] the whole reward of each completion."""
+    """[N] the whole reward of each completion; not-a-number where the recipe skips that it failed."""
+    parts: dict[str, Tensor]
+    """[N] each: what the reward is made of."""
     steps: Tensor | None
     """[N, T] what of the rewards stands inside the completions; None where nothing does."""
     old: Tensor
@@ -80,7 +82,9 @@ class Ppo:
             raise InputError(
                 f"critic.warmup: {config.critic.warmup} leaves none of {self.total} updates for the policy"
             )
-        self.memory = {"kl_coef": config.kl.coef}
+        actors.running.reduce = self.reduce
+        self.memory = actors.running.memory
+        self.memory["kl_coef"] = config.kl.coef
         self.policy_optimizer = make_optimizer(actors.policy, config.train)
         self.critic_optimizer = None
         if actors.critic is not None:
@@ -110,6 +114,7 @@ class Ppo:
             self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
         baseline = self.greedy_scores(prompts, number, places) if config.advantage == "remax" else None
         columns, judged = self.advantages(experience, baseline)
+        orders = with_scores(orders, experience.scores, self.reduce)
         factor = schedule_factor(config.train, number, self.total)
         names = ["critic"] if number < config.critic.warmup else list(self.trained())
         trained = self.optimise(experience.rollouts, columns, orders, factor, names)
@@ -155,21 +160,21 @@ class Ppo:
         """The reward, and what policy and reference say about every token, read off tries."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-        scores, steps = scored(completions, actors.reward, self.config)
+        worth = scored(completions, actors.reward, self.config)
         old = log_probabilities(rollouts, actors.policy, self.accelerator, temperature)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
         )
-        return Experience(completions, rollouts, scores, steps, old, reference)
+        return Experience(completions, rollouts, worth.total, worth.parts, worth.steps, old, reference)
 
     def greedy_scores(self, prompts: list[Prompt], number: int, places: Sequence[int]) -> Tensor:
         """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
         completions = self.sample(prompts, number, places, samples=1, temperature=0.0)
-        scores, _ = scored(completions, self.actors.reward, self.config)
+        scores = scored(completions, self.actors.reward, self.config).total
         return scores.repeat_interleave(self.config.samples)
 
     def describe(self, experience: Experience) -> dict[str, float]:
-        """Means over the completions of all ranks; KL and entropy in nats per completion."""
+        """Means over the completions of all ranks (scores: that have one); KL and entropy in nats per completion."""
         mask, coef = experience.rollouts.mask, self.memory["kl_coef"]
         kl = (rl.kl_k1(experience.old, experience.reference) * mask).sum(1)
         numbers = {
@@ -182,11 +187,13 @@ class Ppo:
             "completion/finished": torch.tensor([completion.finished for completion in experience.completions]),
             "completion/repetition": torch.tensor([repeated(completion.ids) for completion in experience.completions]),
         }
-        sums = self.reduce(torch.stack([x.double().sum() for x in (torch.ones(len(mask)), *numbers.values())]))
-        means = dict(zip(numbers, (sums[1:] / sums[0]).tolist(), strict=True))
+        known = ~experience.scores.isnan()
+        means = report(numbers, experience.scores, experience.parts, self.reduce)
         return means | {
             "objective/token_entropy": means["objective/entropy"] / max(means["completion/length"], 1.0),
-            "objective/length_correlation": float(rl.correlation(experience.scores, mask.sum(1), self.reduce)),
+            "objective/length_correlation": float(
+                rl.correlation(experience.scores[known], mask.sum(1)[known], self.reduce)
+            ),
         }
 
     def validate(self) -> tuple[dict[str, float], float]:
@@ -195,7 +202,8 @@ class Ppo:
         places = range(self.rank, len(self.actors.validation), self.ranks)
         prompts = [self.actors.validation[place] for place in places]
         completions = self.sample(prompts, VALIDATION, places, samples=1, temperature=self.config.temperature)
-        metrics = self.describe(self.score(completions))
+        with self.actors.running.unchanged():
+            metrics = self.describe(self.score(completions))
         if self.actors.held_out is None:
             running = self.config.score_scaling == "running"
             price = self.config.kl.coef * (deviation_so_far(self.memory) if running else 1.0)
