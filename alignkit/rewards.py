@@ -65,9 +65,8 @@ def build_reward(
     elif source.kind == "remote":
         reward = remote(str(source.url), skip=skip, **_patience(source))
     elif source.kind == "judge":
-        reward = judge(
-            _asked(source, device, precision, token_budget), _text(source.guidelines), source.points, skip=skip
-        )
+        guidelines = _text(source.guidelines)
+        reward = judge(_asked(source, device, precision, token_budget), guidelines, source.points, skip=skip)
     else:
         function = _function(str(source.path), allow_code)
         reward = from_function(function, source.conversational, skip=skip, timeout=source.timeout)
