@@ -23,7 +23,8 @@ from alignkit.rewards import build_reward
 from alignkit.runs import Run
 from alignkit.scorer import Scorer, scorer_on
 from alignkit.trie import TokenSequence
-from reward_models.functions import Reward
+from reward_models.running import Running
+from reward_models.scores import Reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Actors:
     critic: Scorer | None
     """None where advantages need none, or the policy has a value head."""
     reward: Reward
+    running: Running
+    """What the reward remembers."""
     held_out: Reward | None
     """The reward that guards and is not trained on, if any."""
     format: ChatFormat
@@ -70,6 +73,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
             "give more prompts, a larger train.batch_size, or fewer processes"
         )
     policy = setting.policy(config.model, config.seed).eval()
+    running = Running()
 
     shared = policy if config.roles == "adapters" else None
     if config.roles == "value_head":
@@ -82,6 +86,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
             precision=precision,
             token_budget=runtime.token_budget,
             allow_code=runtime.allow_code,
+            running=running,
             base=base,
         )
 
@@ -95,6 +100,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         reference=policy.frozen_copy() if policy.adapted is None else None,
         critic=load_critic(config, setting, shared).eval() if has_critic else None,
         reward=build(config.reward, shared) if reward is None else reward,
+        running=running,
         held_out=None if guarding is None else build(guarding.reward),
         format=format,
         prompts=prompts,

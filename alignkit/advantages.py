@@ -42,9 +42,12 @@ def advantage_columns(
     """The columns [N, T] that an update trains on, and what is logged of them.
 
     `scores` [N] are the whole rewards of N completions, `config.samples` of each prompt in a row (remax: less the
-    greedy answer's), `old` and `reference` [N, T] their tokens' log-probabilities, `value` [N, T] the critic's, and
-    `steps` [N, T] what of the rewards stands inside the completions, if any of it does.
+    greedy answer's), not-a-number where there is none: that one's advantage is 0, and no other's depends on it. `old`
+    and `reference` [N, T] are their tokens' log-probabilities, `value` [N, T] the critic's, and `steps` [N, T] what
+    of the rewards stands inside the completions, if any of it does.
     """
+    known = ~scores.isnan()
+    everything, scores = scores, scores.nan_to_num()
     coef = kl_coef if config.kl.placement == "reward" else 0.0
     ratio, limit = rl.kl_k1(old, reference), config.kl.clamp
     kl = ratio if limit is None else ratio.clamp(-limit, limit)
@@ -53,22 +56,33 @@ def advantage_columns(
     else:
         rewards = rl.shaped_rewards(scores - steps.sum(1), kl, mask, coef) + steps
     columns, judged = {"old": old, "reference": reference}, dict[str, float]()
+    group = torch.arange(len(mask)) // config.samples
+    if config.compares:
+        known &= rl.group_means(known.float(), group) * config.samples > 1.5  # one alone has nothing to compare with
+    mask = mask & known[:, None]
     if value is not None:
         advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)
         columns |= {"return": returns, "value": value}
         judged["critic/explained_variance"] = float(rl.explained_variance(value, returns, mask, reduce))
     else:
-        group = torch.arange(len(mask)) // config.samples
-        advantage = WITHOUT_CRITIC[config.advantage](rewards, mask, group, config.gamma)
+        advantage = torch.zeros_like(rewards)
+        of_known = (x[known] for x in (rewards, mask, group))
+        advantage[known] = WITHOUT_CRITIC[config.advantage](*of_known, config.gamma)
     if config.samples > 1:
-        judged["advantage/without_signal"] = _without_signal(scores.view(-1, config.samples), reduce)
+        judged["advantage/without_signal"] = _share_without_signal(everything.view(-1, config.samples), reduce)
     if config.whitens:
         advantage = rl.whiten(advantage, mask, reduce=reduce)
     return {**columns, "advantage": advantage}, judged
 
 
-def _without_signal(groups: Tensor, reduce: rl.Reduce) -> float:
-    """Share of the prompts, over all ranks, whose samples [P, K] all score alike: they teach a group nothing."""
-    alike = (groups == groups[:, :1]).all(1).double()
+def without_signal(groups: Tensor) -> Tensor:
+    """[P, K] scores -> [P] bool: all alike, or one alone has a score (not-a-number is none): they teach nothing."""
+    lowest, highest = groups.nan_to_num(torch.inf).amin(1), groups.nan_to_num(-torch.inf).amax(1)
+    return lowest >= highest
+
+
+def _share_without_signal(groups: Tensor, reduce: rl.Reduce) -> float:
+    """The share of the prompts, over all ranks, whose samples [P, K] teach a group nothing."""
+    alike = without_signal(groups).double()
     sums = reduce(torch.stack([alike.sum(), torch.ones_like(alike).sum()]))
     return float(sums[0] / sums[1])

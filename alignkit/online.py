@@ -17,6 +17,7 @@ from alignkit.options.guard import GuardOptions
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
+from reward_models.scores import RewardFailure
 
 logger = logging.getLogger(__name__)
 SHOWN = ("objective/score", "objective/kl", "tokens_per_second")
@@ -49,6 +50,8 @@ class _State:
     """Validations since the best one."""
     ended: str = ""
     """How the guard ended the run, if it did."""
+    due: bool = False
+    """Whether the validation after this update is still to be made."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     memory: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -94,9 +97,11 @@ class _Loop:
             optimizers = {name: optimizer for name, (_, optimizer) in self.online.models.items()}
             self.run.log(0, {f"{name}/lost_updates": lost_updates(one) for name, one in optimizers.items()})
             self.validate()
+        elif self.state.due:
+            self.validate()
         with progress(self.run.directory.name, self.total, shown=self.accelerator.is_main_process) as advance:
             while self.state.update < self.total and not self.stopped():
-                last = self.online.step(self.state.update)
+                last = self.step()
                 self.state.update += 1
                 number = self.state.update
                 self.count(last)
@@ -116,6 +121,22 @@ class _Loop:
         ended = {"guard/ended_at": float(self.state.update)} if self.state.ended else {}
         return self.finish({**(metrics or last), **ended})
 
+    def step(self) -> dict[str, float]:
+        """An update. Where the reward fails before anything is trained, what there is is saved as it was before."""
+        before = dict(self.online.memory)
+        try:
+            return self.online.step(self.state.update)
+        except RewardFailure:
+            self.online.memory.clear()
+            self.online.memory.update(before)
+            self.rescue()
+            raise
+
+    def rescue(self) -> None:
+        """A checkpoint out of turn, where something has been trained."""
+        if self.state.update:
+            self.checkpoint()
+
     def count(self, metrics: dict[str, float]) -> None:
         self.updates += 1
         self.seconds += metrics["seconds"]
@@ -124,7 +145,13 @@ class _Loop:
     def validate(self) -> None:
         if self.online.validate is None:
             return
-        metrics, objective = self.online.validate()
+        try:
+            metrics, objective = self.online.validate()
+        except RewardFailure:
+            self.state.due = True
+            self.rescue()
+            raise
+        self.state.due = False
         self.latest = metrics
         self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
         if self.guard is not None and (breach := fallen(self.guard, objective, self.state.best)):

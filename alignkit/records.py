@@ -199,9 +199,9 @@ class Completion(Record):
 class Scores(Record):
     """The rewards of a list of completions."""
 
-    total: tuple[float, ...]
-    """One reward for each completion, in the reward's own unit."""
-    parts: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    total: tuple[float | None, ...]
+    """One reward for each completion, in the reward's own unit; null where it failed and is to be skipped."""
+    parts: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     """What the total is made of, by name, each one value for each completion."""
     steps: tuple[tuple[tuple[int, float], ...], ...] | None = None
     """Rewards inside a response: for each completion, (index of the response token, reward) pairs."""

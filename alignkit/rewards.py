@@ -1,6 +1,7 @@
 """Makes the reward that a recipe names: a callable from completions to scores. It does not know who wrote them."""
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import torch
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.judging import local_judge
 from alignkit.models import load_tokenizer
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import ModelOptions
@@ -18,10 +20,17 @@ from alignkit.role import Role
 from alignkit.scorer import HEAD_FILE, Scorer, load_scorer, scorer_on
 from reward_models import world
 from reward_models.combined import combined
-from reward_models.functions import Reward, from_function, scaled
+from reward_models.endpoint import cached, endpoint
+from reward_models.functions import from_function, scaled
+from reward_models.judge import Ask, judge
 from reward_models.learned import learned
 from reward_models.lexicon import lexicon, read_lexicon
+from reward_models.refusal import refusal
+from reward_models.remote import remote
 from reward_models.rules import RULES, length, pattern, repetition
+from reward_models.running import Running, normalised
+from reward_models.scores import Reward
+from reward_models.verifiers import json_schema, mathematics
 
 
 def build_reward(
@@ -31,39 +40,49 @@ def build_reward(
     precision: Literal["float32", "bf16"] = "float32",
     token_budget: int = 8192,
     allow_code: bool = False,
+    running: Running | None = None,
+    name: str = "reward",
     base: Role | None = None,
 ) -> Reward:
-    """The reward of `source`, scaled and clipped as it says. Raises InputError where it cannot be made.
+    """The reward of `source`, normalised, scaled and clipped as it says. Raises InputError where it cannot be made.
 
-    With `base`, learned rewards are adapters on that role's base; without, models of their own.
+    `running` is where it keeps, under `name`, what `normalise: running` has to remember. With `base`, learned rewards
+    are adapters on that role's base; without, models of their own.
     """
+    running, skip = running or Running(), source.on_failure == "skip"
     if source.kind == "combined":
-        rewards = {
-            name: build_reward(
-                one, device=device, precision=precision, token_budget=token_budget, allow_code=allow_code, base=base
-            )
-            for name, one in source.of.items()
-        }
+        shared: dict[str, Any] = {"device": device, "precision": precision, "token_budget": token_budget}
+        shared |= {"allow_code": allow_code, "running": running, "base": base}
+        rewards = {part: build_reward(one, **shared, name=f"{name}/{part}") for part, one in source.of.items()}
         reward = combined(rewards, source.combine, source.deviations)
     elif source.kind == "learned":
-        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget, base)
+        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget, skip, base)
     elif source.kind == "world":
         reward = world.reward
     elif source.kind == "rules":
         reward = _rule(source)
     elif source.kind == "lexicon":
         reward = lexicon(None if source.path is None else read_lexicon(source.path))
+    elif source.kind == "remote":
+        reward = remote(str(source.url), skip=skip, **_patience(source))
+    elif source.kind == "judge":
+        guidelines = _text(source.guidelines)
+        reward = judge(_asked(source, device, precision, token_budget), guidelines, source.points, skip=skip)
     else:
-        reward = from_function(_function(str(source.path), allow_code), source.conversational)
+        function = _function(str(source.path), allow_code)
+        reward = from_function(function, source.conversational, skip=skip, timeout=source.timeout)
+    if source.normalise == "running":
+        reward = normalised(reward, running, name)
     return scaled(reward, source.scale, source.clip)
 
 
 def learned_reward(
     path: str,
-    normalised: bool,
+    normalise: bool,
     device: torch.device | str,
     precision: Literal["float32", "bf16"],
     token_budget: int,
+    skip: bool = False,
     base: Role | None = None,
 ) -> Reward:
     """The reward model in an artifact, or its adapter on another role's base. Completions are rendered and tokenized
@@ -76,7 +95,7 @@ def learned_reward(
         taken = len(base.adapted.peft_config) if base.adapted else 0
         scorer = scorer_on(base, f"reward{taken}", path, trainable=False)
     format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
-    return learned(scores_of(scorer, format, token_budget, normalised))
+    return learned(scores_of(scorer, format, token_budget, normalise), skip=skip)
 
 
 def scores_of(
@@ -105,8 +124,42 @@ def _rule(source: RewardSource) -> Reward:
         return pattern(source.pattern)
     if source.length is not None:
         return repetition(source.length) if source.rule == "repetition" else length(source.length)
+    if source.json_schema is not None:
+        return json_schema(source.json_schema)
+    if source.rule == "refusal":
+        return refusal(source.wanted_column)
+    if source.rule == "math":
+        return mathematics(source.answer_column)
     assert source.rule is not None, "RewardSource checks it"
     return RULES[source.rule](source.answer_column)
+
+
+def _patience(source: RewardSource) -> dict[str, Any]:
+    return {"batch_size": source.batch_size, "timeout": source.timeout or 60.0, "retries": source.retries}
+
+
+def _asked(
+    source: RewardSource, device: torch.device | str, precision: Literal["float32", "bf16"], token_budget: int
+) -> Ask:
+    """The language model that a judge asks."""
+    if source.path is not None:
+        options = {"device": device, "precision": precision, "token_budget": token_budget}
+        ask, answers = local_judge(source.path, max_new_tokens=source.max_new_tokens, **options), source.path
+    else:
+        key = None if source.key_variable is None else os.environ.get(source.key_variable)
+        if source.key_variable is not None and not key:
+            raise InputError("reward.key_variable: the environment variable that it names is not set")
+        answers = f"{source.url} {source.model}"
+        patience = {"at_once" if name == "batch_size" else name: value for name, value in _patience(source).items()}
+        ask = endpoint(str(source.url), str(source.model), key=key, max_new_tokens=source.max_new_tokens, **patience)
+    return ask if source.cache is None else cached(ask, source.cache, f"{answers} {source.max_new_tokens}")
+
+
+def _text(path: str | None) -> str:
+    try:
+        return Path(str(path)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"reward.guidelines: {path}: cannot be read as UTF-8: {error}") from error
 
 
 def _function(path: str, allow_code: bool) -> Callable[..., Sequence[float | None]]:

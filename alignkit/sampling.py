@@ -1,19 +1,20 @@
 """Which prompts an online update answers, and with what. Knows no advantage and no loss."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from alignkit.actors import Actors
+from alignkit.advantages import without_signal
 from alignkit.batches import seed_of
 from alignkit.generate import rollout
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
 from alignkit.rl import Reduce
-from alignkit.scoring import scored
+from alignkit.scoring import Scored, scored
 
 
 @dataclass
@@ -24,10 +25,10 @@ class Sampled:
     places: list[int]
     """[P] where each prompt stands in the whole update."""
     completions: list[Completion]
-    scores: Tensor
-    """[N] the whole reward of each completion."""
-    steps: Tensor | None
-    """[N, T] what of the rewards stands inside the completions; None where nothing does."""
+    worth: Scored
+    """What each completion is worth."""
+    seconds: float
+    """What sampling them took."""
     drawn: int = 0
     """Prompts that the update took from the stream, over all ranks."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
@@ -64,10 +65,11 @@ class Sampler:
 
     def part(self, number: int, places: Sequence[int], stream: Sequence[int], keys: Sequence[int]) -> Sampled:
         """The completions at some places, of the prompts at `stream`, their draws keyed by `keys`."""
-        prompts = self.at(stream)
+        started, prompts = time.perf_counter(), self.at(stream)
         completions = self.answers(prompts, number, keys, self.config.samples, self.config.temperature)
-        scores, steps = scored(completions, self.actors.reward, self.config)
-        return Sampled(prompts, list(places), completions, scores, steps)
+        seconds = time.perf_counter() - started
+        worth = scored(completions, self.actors.reward, self.config)
+        return Sampled(prompts, list(places), completions, worth, seconds)
 
     def at(self, stream: Sequence[int]) -> list[Prompt]:
         """The prompts at places of the stream: epoch after epoch, each a permutation drawn from (seed, epoch)."""
@@ -99,8 +101,8 @@ class Sampler:
     def _alike(self, part: Sampled) -> list[int]:
         """The places, over all ranks, whose samples score alike: they teach a group nothing."""
         found = torch.zeros(self.prompts, dtype=torch.float64)
-        groups = part.scores.view(-1, self.config.samples)
-        found[torch.tensor(part.places, dtype=torch.int64)] = (groups == groups[:, :1]).all(1).double()
+        groups = part.worth.total.view(-1, self.config.samples)
+        found[torch.tensor(part.places, dtype=torch.int64)] = without_signal(groups).double()
         return self.reduce(found).nonzero().flatten().tolist()
 
 
@@ -113,19 +115,9 @@ def _replaced(part: Sampled, new: Sampled, drawn: int) -> Sampled:
         prompts[at] = new.prompts[n]
         order[at * samples : (at + 1) * samples] = range(total + n * samples, total + (n + 1) * samples)
     both = [*part.completions, *new.completions]
-    completions = [both[n] for n in order]
-    steps = None
-    if part.steps is not None or new.steps is not None:
-        width = max(len(completion.ids) for completion in both)
-        steps = torch.cat([_widened(part.steps, total, width), _widened(new.steps, len(both) - total, width)])[order]
-        steps = steps[:, : max(len(completion.ids) for completion in completions)]
-    scores = torch.cat([part.scores, new.scores])[order]
-    return Sampled(prompts, part.places, completions, scores, steps, part.drawn + drawn)
-
-
-def _widened(steps: Tensor | None, n: int, width: int) -> Tensor:
-    """[n, width], zeros beyond."""
-    return torch.zeros(n, width) if steps is None else F.pad(steps, (0, width - steps.shape[1]))
+    worth = part.worth.joined(new.worth).chosen(order)
+    seconds = part.seconds + new.seconds
+    return Sampled(prompts, part.places, [both[n] for n in order], worth, seconds, part.drawn + drawn)
 
 
 def shuffled(n: int, *key: object) -> Tensor:

@@ -1,27 +1,95 @@
 """What completions are worth to policy optimisation: a reward, rules for length, a running scale. Knows no model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from alignkit.config import InputError
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Scores
 from alignkit.rl import Reduce
-from reward_models.functions import Reward, checked, shown
+from reward_models.running import moments, observe
+from reward_models.scores import Reward, RewardFailure, checked, shown
 
 
-def scored(completions: list[Completion], reward: Reward, config: PpoConfig) -> tuple[Tensor, Tensor | None]:
-    """The whole reward of each completion after the rules for length, [N], and what of it stands inside, [N, T]."""
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What N completions are worth. Not-a-number: the reward has failed on that one, and the recipe skips it."""
+
+    total: Tensor
+    """[N] the whole reward of each, after the rules for length."""
+    parts: dict[str, Tensor]
+    """[N] each: what the reward says that it is made of."""
+    steps: Tensor | None = None
+    """[N, T] what of it stands inside the completions; None where nothing does."""
+
+    def inside(self, width: int) -> Tensor | None:
+        """`steps` cut or filled up with zeros to `width` tokens."""
+        return None if self.steps is None else F.pad(self.steps, (0, width - self.steps.shape[1]))
+
+    def joined(self, other: "Scored") -> "Scored":
+        """These completions and others after them."""
+        both = (self, other)
+        parts = {
+            name: torch.cat([s.parts.get(name, torch.full_like(s.total, math.nan)) for s in both])
+            for name in {**self.parts, **other.parts}
+        }
+        width = max((s.steps.shape[1] for s in both if s.steps is not None), default=0)
+        inside = [s.inside(width) for s in both]
+        known = [torch.zeros(len(s.total), width) if x is None else x for s, x in zip(both, inside, strict=True)]
+        steps = torch.cat(known) if any(x is not None for x in inside) else None
+        return Scored(torch.cat([self.total, other.total]), parts, steps)
+
+    def chosen(self, order: Sequence[int]) -> "Scored":
+        """These of them, in this order."""
+        parts = {name: part[order] for name, part in self.parts.items()}
+        return Scored(self.total[order], parts, None if self.steps is None else self.steps[order])
+
+
+def scored(completions: list[Completion], reward: Reward, config: PpoConfig) -> Scored:
+    """What completions are worth. Raises InputError for a score that is not a number."""
     given = reward(completions) if completions else Scores(total=())
-    total = torch.tensor(checked(given.total, completions, config.reward.kind).total)
-    total = settle_length(total, completions, config)
+    checked([0.0 if score is None else score for score in given.total], completions, config.reward.kind)
+    total = settle_length(_column(given.total), completions, config)
+    parts = {name: _column(values) for name, values in given.parts.items()}
     if given.steps is None:
-        return total, None
+        return Scored(total, parts)
     steps = placed_steps(given.steps, completions)
-    return total + steps.sum(1), steps
+    return Scored(total + steps.sum(1), parts, steps)
+
+
+def _column(values: Sequence[float | None]) -> Tensor:
+    return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float32)
+
+
+def with_scores(orders: list[list[list[int]]], scores: Tensor, reduce: Reduce) -> list[list[list[int]]]:
+    """The minibatches of each epoch without the completions that have no score; one that no rank has any of goes."""
+    kept = [[[n for n in part if not scores[n].isnan()] for part in order] for order in orders]
+    sizes = reduce(torch.tensor([[len(part) for part in order] for order in kept])).tolist()
+    return [[p for p, n in zip(order, row, strict=True) if n] for order, row in zip(kept, sizes, strict=True)]
+
+
+def report(
+    numbers: Mapping[str, Tensor], scores: Tensor, parts: Mapping[str, Tensor], reduce: Reduce
+) -> dict[str, float]:
+    """The mean of every number [N], and of the parts of the scores, over the completions of all ranks that have it.
+
+    `objective/failed` is the share without a score. Raises RewardFailure where not one has one.
+    """
+    names = sorted({name for names in gather_object([sorted(parts)]) for name in names})  # a rank may have none
+    named = {f"objective/score/{name}": parts.get(name, scores[:0]) for name in names}
+    columns = {**numbers, **named, "objective/failed": scores.isnan()}
+    each = [(x.double().nansum(), (~x.isnan()).double().sum()) for x in columns.values()]
+    sums, counts = reduce(torch.tensor(each, dtype=torch.float64)).unbind(1)
+    means = dict(zip(columns, (sums / counts).tolist(), strict=True))
+    if means["objective/failed"] == 1:
+        raise RewardFailure("reward: it failed on every completion; nothing is left to train on")
+    return means
 
 
 def settle_length(scores: Tensor, completions: list[Completion], config: PpoConfig) -> Tensor:
@@ -54,23 +122,12 @@ def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], completions: list
 
 
 def running_deviation(scores: Tensor, memory: dict[str, float], reduce: Reduce) -> float:
-    """The standard deviation of all scores so far over all ranks, these [N] included; 1 while they are all equal.
-
-    `memory` is brought up to it.
-    """
-    seen = scores.double()
-    sums = reduce(torch.stack([torch.ones_like(seen).sum(), seen.sum(), (seen**2).sum()])).tolist()
-    names = ("scores", "scores_sum", "scores_squares")
-    for name, value in zip(names, sums, strict=True):
-        memory[name] = memory.get(name, 0.0) + value
-    return deviation_so_far(memory)
+    """The standard deviation of all scores so far over all ranks, these [N] included (not-a-number is none); 1 while
+    they are all equal. `memory` is brought up to it."""
+    observe(scores[~scores.isnan()].tolist(), memory, reduce)
+    return moments(memory)[1]
 
 
 def deviation_so_far(memory: dict[str, float]) -> float:
-    """The standard deviation of the scores that `memory` has seen; 1 where there were none or all were equal."""
-    count, total, squares = (memory.get(name, 0.0) for name in ("scores", "scores_sum", "scores_squares"))
-    if not count:
-        return 1.0
-    square = squares / count
-    variance = square - (total / count) ** 2
-    return math.sqrt(variance) if variance > 1e-12 * square else 1.0  # below it lies rounding
+    """The same without any new scores."""
+    return moments(memory)[1]

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Scores
-from reward_models.functions import Reward
+from reward_models.scores import Reward
 
 Combination: TypeAlias = Literal["sum", "mean", "min", "lower"]
 
@@ -17,6 +17,7 @@ def combined(rewards: Mapping[str, Reward], combine: Combination = "sum", deviat
     `sum` weighs as their scales say. Of an ensemble `mean`, `min` and `lower`, the mean less `deviations` population
     standard deviations, which keep a policy from where its members disagree (Coste et al. 2024, whose
     uncertainty-weighted objective takes the variance instead).
+    Where one of them has no score, all have none.
     Rewards inside a response are added up in a sum; an ensemble with them is an InputError.
     """
 
@@ -35,7 +36,10 @@ def combined(rewards: Mapping[str, Reward], combine: Combination = "sum", deviat
     return reward
 
 
-def _one(values: tuple[float, ...], combine: Combination, deviations: float) -> float:
+def _one(given: tuple[float | None, ...], combine: Combination, deviations: float) -> float | None:
+    values = [value for value in given if value is not None]
+    if len(values) < len(given):
+        return None
     match combine:
         case "sum":
             return sum(values)

@@ -5,18 +5,17 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from alignkit.records import Completion, Scores
-from reward_models.functions import Reward, checked
+from alignkit.records import Completion
+from reward_models.scores import Reward, guarded
 
 Score: TypeAlias = Callable[[list[Completion]], "Sequence[float] | Tensor"]
 
 
-def learned(score: Score, name: str = "learned") -> Reward:
+def learned(score: Score, name: str = "learned", skip: bool = False) -> Reward:
     """`score(completions)` as a reward: one number per completion, [N], as a list or a tensor on any device."""
 
-    def reward(completions: list[Completion]) -> Scores:
+    def numbers(completions: list[Completion]) -> list[float]:
         values = score(completions)
-        numbers = [float(value) for value in (values.cpu() if isinstance(values, Tensor) else values)]
-        return checked(numbers, completions, name)
+        return [float(value) for value in (values.cpu() if isinstance(values, Tensor) else values)]
 
-    return reward
+    return guarded(numbers, name, skip=skip)

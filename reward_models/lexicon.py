@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Scores
-from reward_models.functions import Reward
+from reward_models.scores import Reward
 
 _POSITIVE = """
     beautiful best better bright brave calm careful cheer cheerful clean clever comfy cool cozy cute delicious

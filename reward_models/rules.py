@@ -6,14 +6,14 @@ from decimal import Decimal, InvalidOperation
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Scores
-from reward_models.functions import Reward, shown
+from reward_models.scores import Reward, shown
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 
 
 def exact_match(column: str = "answer") -> Reward:
     """1 where the response is the answer in `column`, up to case and white space; else 0."""
-    return _compare(column, lambda response, answer: _plain(response) == _plain(answer))
+    return compared(column, lambda response, answer: _plain(response) == _plain(answer))
 
 
 def contains(column: str = "answer") -> Reward:
@@ -22,7 +22,7 @@ def contains(column: str = "answer") -> Reward:
     def holds(response: str, answer: str) -> bool:
         return re.search(rf"(?<!\w){re.escape(_plain(answer))}(?!\w)", _plain(response)) is not None
 
-    return _compare(column, holds)
+    return compared(column, holds)
 
 
 def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
@@ -38,7 +38,7 @@ def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
             raise InputError(f"reward number: the column {column!r} holds no number: {answer!r}")
         return found is not None and abs(found - wanted) <= Decimal(tolerance) * max(abs(wanted), Decimal(1))
 
-    return _compare(column, equal)
+    return compared(column, equal)
 
 
 def pattern(regex: str, whole: bool = False) -> Reward:
@@ -96,17 +96,20 @@ def last_number(text: str) -> Decimal | None:
         return None
 
 
-def _compare(column: str, equal: Callable[[str, str], bool]) -> Reward:
+def compared(column: str, equal: Callable[[str, str], bool]) -> Reward:
+    """1 where `equal(response, answer)`, the answer read from `column`; else 0."""
+
     def reward(completions: list[Completion]) -> Scores:
-        return Scores(total=tuple(float(equal(c.response.content, _answer(c, column))) for c in completions))
+        return Scores(total=tuple(float(equal(c.response.content, answer_of(c, column))) for c in completions))
 
     return reward
 
 
-def _answer(completion: Completion, column: str) -> str:
+def answer_of(completion: Completion, column: str, option: str = "answer_column") -> str:
+    """What stands in a column of the prompt's data, as text. Raises InputError where nothing does."""
     if completion.columns.get(column) is None:
         raise InputError(
-            f"reward.answer_column: the prompt's data has no column {column!r}"
+            f"reward.{option}: the prompt's data has no column {column!r}"
             f" (it has: {', '.join(sorted(completion.columns)) or 'none'}): {shown(completion)}"
         )
     return str(completion.columns[column])

@@ -19,7 +19,8 @@ def test_importing_alignkit_loads_neither_torch_nor_transformers() -> None:
 
 
 def test_the_core_needs_none_of_the_extras() -> None:
-    blocked = "datatrove, orjson, fastapi, uvicorn, sqlalchemy, rouge_score, sacrebleu, vllm, deepspeed"
+    blocked = "datatrove, orjson, fastapi, uvicorn, sqlalchemy, rouge_score, sacrebleu, jsonschema, math_verify"
+    blocked += ", vllm, deepspeed"
     names = ", ".join(f"{name.strip()!r}" for name in blocked.split(","))
     code = (
         f"import sys\nfor name in ({names}): sys.modules[name] = None\n"

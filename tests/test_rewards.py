@@ -1,23 +1,31 @@
 """Rewards made from options: the learned one against plain passes, code only where it is allowed."""
 
+import importlib.util
 import json
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
+from http_server import serving
 from transformers import AutoModelForCausalLM
 
 from alignkit.chat import ChatFormat
-from alignkit.config import InputError, build
+from alignkit.config import Config, InputError, build
+from alignkit.judging import local_judge
 from alignkit.models import load_tokenizer
+from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.guard import HeldOutReward
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import ModelOptions
+from alignkit.options.trl import TrlConfig
 from alignkit.records import Completion, Message, ToolCall
 from alignkit.rewards import build_reward
 from alignkit.scorer import load_scorer, save_scorer
+from reward_models.running import Running
 
 
 def completion(text: str, **columns: object) -> Completion:
@@ -30,6 +38,10 @@ def completion(text: str, **columns: object) -> Completion:
 
 def source(**options: object) -> RewardSource:
     return build(RewardSource, options, "reward")
+
+
+JUDGE: dict[str, object] = {"kind": "judge", "guidelines": "guide.txt", "path": "folder"}
+ASKED: dict[str, object] = {"kind": "judge", "guidelines": "guide.txt", "url": "http://there/v1", "model": "small"}
 
 
 def test_learned_reward_reads_the_end_of_turn_token(tmp_path: Path) -> None:
@@ -120,6 +132,21 @@ def test_code_runs_only_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> 
         ({"kind": "combined", "of": {"a": {"kind": "lexicon"}}, "combine": "min"}, "min needs two rewards or more"),
         ({"kind": "combined", "of": {"a": {"kind": "learned"}}}, "learned needs reward.path"),
         ({"kind": "rules", "rule": "number", "conversational": True}, "conversational has no meaning for kind: rules"),
+        ({"kind": "rules", "rule": "json_schema"}, "rule: json_schema, which needs it"),
+        ({"kind": "rules", "rule": "number", "json_schema": {}}, r"reward\.json_schema goes with rule: json_schema"),
+        ({"kind": "rules", "rule": "number", "wanted_column": "x"}, "wanted_column has no meaning with rule: number"),
+        ({"kind": "remote"}, r"remote needs reward\.url"),
+        ({"kind": "remote", "url": "localhost:80"}, "is no http:// or https:// address"),
+        ({"kind": "remote", "url": "http://me:secret@there/"}, r"keys stand in the environment"),
+        ({"kind": "remote", "url": "http://there", "model": "x"}, "model has no meaning for kind: remote"),
+        ({"kind": "lexicon", "timeout": 3.0}, "timeout has no meaning for kind: lexicon"),
+        ({"kind": "world", "on_failure": "skip"}, "on_failure has no meaning for kind: world"),
+        ({"kind": "judge", "url": "http://there", "model": "x"}, r"judge needs reward\.guidelines"),
+        (JUDGE | {"path": None}, r"either reward\.path or reward\.url and reward\.model"),
+        (JUDGE | {"url": "http://there"}, r"either reward\.path or reward\.url and reward\.model"),
+        (JUDGE | {"timeout": 3.0}, "timeout has no meaning with a local judge"),
+        (JUDGE | {"points": [3, 3]}, r"reward\.points: \[3, 3\] must rise"),
+        (ASKED | {"key_variable": "sk-123"}, "no environment variable's name; it never holds the key"),
     ],
 )
 def test_options_that_make_no_reward(options: dict[str, object], said: str) -> None:
@@ -138,3 +165,104 @@ def test_a_combined_reward_is_built_of_its_sources() -> None:
     assert scores.total == pytest.approx([max(-15, min(15, 10 * (m - 1))) for m in mood])
     nested = source(kind="combined", of={"x": {"kind": "combined", "of": {"y": happy, "z": brief}}, "w": happy})
     assert [leaf.kind for leaf in nested.leaves()] == ["lexicon", "rules", "lexicon"]
+
+
+def test_rules_that_libraries_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing = source(kind="rules", rule="refusal", scale=-1.0)
+    assert build_reward(refusing)([completion("I can't help with that."), completion("4")]).total == (-1, 0)
+    wanted = source(kind="rules", rule="refusal", wanted_column="unsafe")
+    assert build_reward(wanted)([completion("I can't help with that.", unsafe=True)]).total == (1,)
+    if importlib.util.find_spec("jsonschema") and importlib.util.find_spec("math_verify"):
+        form = build_reward(source(kind="rules", rule="json_schema", json_schema={"type": "integer"}))
+        assert form([completion("3"), completion("x")]).total == (1, 0)
+        equal = build_reward(source(kind="rules", rule="math", answer_column="key"))
+        assert equal([completion("so 0.5", key="1/2")]).total == (1,)
+    monkeypatch.setattr("alignkit.options.shared.find_spec", lambda name: None)
+    for rule, more in (("math", {}), ("json_schema", {"json_schema": "form.json"})):
+        with pytest.raises(
+            InputError, match=rf'rule: {rule} needs the package \w+; run pip install "alignkit\[eval\]"'
+        ):
+            source(kind="rules", rule=rule, **more)
+
+
+def test_a_server_and_a_judge_behind_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "guide.txt").write_text("Be brief.")
+
+    def answers(number: int, body: dict[str, Any]) -> tuple[int, Any]:
+        if "responses" in body:
+            return 200, {"scores": [len(text) for text in body["responses"]]}
+        said = body["messages"][0]["content"]
+        score = 9 if "Be brief." in said and "<answer>\nyes\n" in said else 12
+        return 200, {"choices": [{"message": {"content": f"Hm.\nScore: {score}"}}]}
+
+    asked = [completion("yes"), completion("no, never")]
+    with serving(answers) as served:
+        remote = build_reward(source(kind="remote", url=served.url, batch_size=1, scale=2.0))
+        assert remote(asked).total == (6, 18) and len(served.asked) == 2
+        options = ASKED | {"url": served.url, "guidelines": str(tmp_path / "guide.txt"), "key_variable": "MY_KEY"}
+        with pytest.raises(
+            InputError, match=r"reward\.key_variable: the environment variable that it names is not set"
+        ):
+            build_reward(source(**options))
+        monkeypatch.setenv("MY_KEY", "secret")
+        skips = build_reward(source(**options, on_failure="skip", cache=str(tmp_path / "kept"), scale=0.5))
+        for _ in range(2):
+            assert skips(asked).total == (4.5, None)
+        assert len(served.asked) == 4 and served.headers[-1]["Authorization"] == "Bearer secret"
+        assert not any(b"secret" in path.read_bytes() for path in (tmp_path / "kept").iterdir())
+        with pytest.raises(
+            InputError, match=r"completion 1 is missing: the judge's answer .* 'Score: 12': 'no, never'"
+        ):
+            build_reward(source(**options))(asked)
+    with pytest.raises(InputError, match=r"reward\.guidelines: guide\.txt: cannot be read"):
+        build_reward(source(**ASKED))
+
+
+def test_a_local_judge_is_the_model_itself_asked_greedily(tmp_path: Path) -> None:
+    """Against transformers' own greedy generation."""
+    tiny.checkpoint(tmp_path / "judge")
+    words = tiny.tokenizer()
+    words.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' }}{% endfor %}"
+    words.save_pretrained(tmp_path / "judge")
+    ask = local_judge(str(tmp_path / "judge"), max_new_tokens=6, token_budget=64)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "judge")
+    expected = []
+    for text in ("say a", "say b?"):
+        ids = torch.tensor([words(text)["input_ids"]])
+        written = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
+        expected.append(words.decode([one for one in written if one != words.eos_token_id]))
+    assert ask([[{"role": "user", "content": text}] for text in ("say a", "say b?")]) == expected
+    (tmp_path / "guide.txt").write_text("Be brief.")
+    options = {"guidelines": str(tmp_path / "guide.txt"), "max_new_tokens": 3, "on_failure": "skip"}
+    reward = build_reward(source(kind="judge", path=str(tmp_path / "judge"), **options))
+    assert reward([completion("yes")]).total == (None,)
+
+
+def test_parts_are_normalised_before_they_are_weighed() -> None:
+    running = Running()
+    happy = {"kind": "lexicon", "normalise": "running", "scale": 3.0, "clip": 2.5}
+    brief = {"kind": "rules", "rule": "length", "length": 4}
+    made = source(kind="combined", of={"mood": happy, "brevity": brief})
+    asked = [completion("happy"), completion("sad"), completion("so")]
+    scores = build_reward(made, running=running)(asked)
+    raw = torch.tensor(build_reward(source(kind="lexicon"))(asked).total)
+    expected = (3 * (raw - raw.mean()) / raw.std(correction=0)).clamp(-2.5, 2.5)
+    assert scores.parts["mood"] == pytest.approx(expected.tolist())
+    assert scores.parts["mood/raw"] == pytest.approx(raw.tolist())
+    assert scores.total == pytest.approx((expected - 1).tolist())
+    assert sorted(running.memory) == ["reward/mood", "reward/mood_squares", "reward/mood_sum"]
+
+
+def test_skipping_and_remembering_are_for_the_reward_of_ppo(tmp_path: Path) -> None:
+    data = {"path": "prompts.jsonl"}
+    inside = {"kind": "combined", "of": {"a": {"kind": "lexicon", "normalise": "running"}}}
+    skips = {"kind": "remote", "url": "http://there", "on_failure": "skip"}
+    places: list[tuple[type[Config], dict[str, object], str]] = [
+        (EvaluateConfig, {"models": ["m"], "data": data, "gold": skips}, "gold: on_failure: skip"),
+        (EvaluateConfig, {"models": ["m"], "data": data, "reward": inside}, r"reward\.of\.a: normalise: running"),
+        (TrlConfig, {"model": {"path": "m"}, "data": data, "trainer": "grpo", "reward": skips}, "on_failure: skip"),
+        (HeldOutReward, {"reward": inside, "drop": 1.0}, r"guard\.held_out\.reward\.of\.a: normalise: running"),
+    ]
+    for config, options, message in places:
+        with pytest.raises(InputError, match=f"{message} is for the reward of ppo; remove it"):
+            build(config, options, "")

@@ -18,7 +18,7 @@ from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
 from alignkit.trie import TokenSequence
-from reward_models.functions import Reward
+from reward_models.scores import Reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,5 +167,6 @@ def _scores(rewards: Mapping[str, Reward], completions: list[Completion]) -> lis
         columns = {name: scores.total, **{f"{name}/{part}": values for part, values in scores.parts.items()}}
         for column, values in columns.items():
             for scored, value in zip(result, values, strict=True):
+                assert value is not None, "EvaluateConfig takes no reward that skips"
                 scored[column] = float(value)
     return result

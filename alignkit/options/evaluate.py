@@ -1,13 +1,12 @@
 """The options of the evaluate stage. Knows no model and no torch."""
 
-from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import DataOptions
+from alignkit.options.shared import DataOptions, check_installed
 
 Metric = Literal["accuracy", "precision_recall_f1", "exact_match", "squad", "rouge", "bleu", "chrf"]
 NEEDED_PACKAGES: dict[str, str] = {"rouge": "rouge_score", "bleu": "sacrebleu", "chrf": "sacrebleu"}
@@ -80,9 +79,10 @@ class EvaluateConfig(Config):
         if len(set(self.models)) < len(self.models):
             raise ValueError("models: one of them stands there twice")
         for metric in self.metrics:
-            needed = NEEDED_PACKAGES.get(metric)
-            if needed is not None and find_spec(needed) is None:
-                raise ValueError(f'metrics: {metric} needs the package {needed}; run pip install "alignkit[eval]"')
+            check_installed(f"metrics: {metric}", NEEDED_PACKAGES.get(metric))
+        for name, source in (("reward", self.reward), ("gold", self.gold)):
+            if source is not None:
+                source.refuse_memory(name)
         return self
 
     @property

@@ -40,6 +40,11 @@ class HeldOutReward(Config):
     then: Then = "roll_back"
     """`warn`, `stop` with the weights as they are, or `roll_back` to those that it liked best."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.reward.refuse_memory("guard.held_out.reward")
+        return self
+
 
 class GuardOptions(Config):
     """Bounds that tell over-optimisation from progress; each is watched where it is given."""

@@ -181,6 +181,11 @@ class PpoConfig(Config):
         return free and self.ppo_epochs == self.minibatches == 1 and self.roles != "value_head"
 
     @property
+    def compares(self) -> bool:
+        """Whether an advantage is against the other samples of its prompt."""
+        return self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline")
+
+    @property
     def whitens(self) -> bool:
         """Whether advantages are whitened."""
         if self.whiten_advantages is not None:
@@ -190,10 +195,12 @@ class PpoConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_patience(self.data, self.train)
-        if self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline") and self.samples < 2:
+        if self.compares and self.samples < 2:
             raise ValueError(f"advantage: {self.advantage} compares the samples of a prompt: give samples: 2 or more")
         if self.resample and self.samples < 2:
             raise ValueError("resample compares the samples of a prompt: give samples: 2 or more")
+        if self.resample and any(leaf.normalise == "running" for leaf in self.reward.leaves()):
+            raise ValueError("resample replaces what normalise: running has already seen; leave one of them out")
         by_critic, where = self.advantage == "gae", f"with advantage: {self.advantage}"
         self.only_with(by_critic, where, "critic", "lam", "value_clip")
         self._check_roles()

@@ -1,5 +1,6 @@
 """Option groups that several stages share. Knows no stage, no model and no torch: it is read before all of them."""
 
+from importlib.util import find_spec
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -145,3 +146,9 @@ class RuntimeOptions(Config):
     """Recompute activations in the backward pass: less memory, about a third slower."""
     allow_code: bool = False
     """Let the recipe name Python functions as rewards (set by --allow-code, never by a recipe)."""
+
+
+def check_installed(option: str, package: str | None) -> None:
+    """Raise ValueError where an option needs a package, of those in alignkit[eval], that is not installed."""
+    if package is not None and find_spec(package) is None:
+        raise ValueError(f'{option} needs the package {package}; run pip install "alignkit[eval]"')

@@ -31,4 +31,6 @@ class TrlConfig(Config):
     def _check(self) -> Self:
         if (self.reward is not None) != (self.trainer in ("grpo", "rloo")):
             raise ValueError("reward goes with trainer: grpo or rloo, which need it")
+        if self.reward is not None:
+            self.reward.refuse_memory("reward")
         return self

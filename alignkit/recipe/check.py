@@ -127,6 +127,8 @@ def _check_prompts(
         sources.append(config.guard.held_out.reward)
     for source in sources:
         for leaf in source.leaves() if source is not None else ():
+            if leaf.kind == "lexicon" or (leaf.kind == "judge" and leaf.path is None):
+                build_reward(leaf)
             if leaf.kind == "rules":
                 nothing = Message(role="assistant")
                 asked = [Completion(prompt=one.messages, response=nothing, columns=one.columns) for one in kept]

@@ -30,7 +30,7 @@ from alignkit.prompts import fitting
 from alignkit.records import Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.runs import Run, atomic_write
-from reward_models.functions import Reward
+from reward_models.scores import Reward
 
 R = TypeVar("R", bound=Record)
 

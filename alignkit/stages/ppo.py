@@ -30,11 +30,11 @@ from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion
 from alignkit.runs import Run
 from alignkit.sampling import Sampled, Sampler, shuffled
-from alignkit.scoring import deviation_so_far, running_deviation, scored
+from alignkit.scoring import Scored, deviation_so_far, report, running_deviation, scored, with_scores
 from alignkit.surrogates import critic_objective, policy_objective
 from alignkit.trie import TrieBatch
-from reward_models.functions import Reward
 from reward_models.rules import repeated
+from reward_models.scores import Reward
 
 VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
@@ -62,7 +62,9 @@ class Experience:
     completions: list[Completion]
     rollouts: Rollouts
     scores: Tensor
-    """[N] the whole reward of each completion."""
+    """[N] the whole reward of each completion; not-a-number where the recipe skips that it failed."""
+    parts: dict[str, Tensor]
+    """[N] each: what the reward is made of."""
     steps: Tensor | None
     """[N, T] what of the rewards stands inside the completions; None where nothing does."""
     old: Tensor
@@ -85,7 +87,9 @@ class Ppo:
             raise InputError(
                 f"critic.warmup: {config.critic.warmup} leaves none of {self.total} updates for the policy"
             )
-        self.memory = {"kl_coef": config.kl.coef, "drawn": 0.0}  # drawn: prompts taken from the stream
+        actors.running.reduce = self.reduce
+        self.memory = actors.running.memory
+        self.memory |= {"kl_coef": config.kl.coef, "drawn": 0.0}  # drawn: prompts taken from the stream
         self.sampler = Sampler(config, actors, self.reduce)
         self.ptx_epochs = Epochs(len(actors.ptx), config.ptx.batch_size, config.seed) if config.ptx else None
         self.policy_optimizer = make_optimizer(actors.policy, config.train)
@@ -104,23 +108,24 @@ class Ppo:
 
     def step(self, number: int) -> dict[str, float]:
         """sample -> score -> advantages -> update; returns what it logs."""
-        started = time.perf_counter()
-        config = self.config
+        started, config = time.perf_counter(), self.config
         set_seed(seed_of(config.seed, "update", number, self.rank))
         orders = [self.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
         names = ["critic"] if number < config.critic.warmup else list(self.trained())
         part = self.sampler.update(number, int(self.memory["drawn"]))
         baseline = self.greedy_scores(part, number) if config.advantage == "remax" else None
-        whole = not (config.reads_as_it_trains and "policy" in names)
-        experience = self.score(part.completions, orders[0], (part.scores, part.steps), read=whole)
-        if whole and number == 0:
+        # The pass that trains may be the one that reads, but only on the rows that were packed.
+        read_first = not config.reads_as_it_trains or "policy" not in names or self.any_failed(part.worth)
+        experience = self.score(part.completions, orders[0], part.worth, read=read_first)
+        if read_first and number == 0:
             self.check_start(experience)
         columns, judged = self.advantages(experience, baseline)
-        if not whole:
+        if not read_first:
             del columns["old"]
-        factor = schedule_factor(config.train, number, self.total)
+        orders = with_scores(orders, experience.scores, self.reduce)
+        scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
         trained, old = self.optimise(experience.rollouts, columns, orders, factor, names, number)
-        if not whole:
+        if not read_first:
             experience = replace(experience, old=old)
             if number == 0:
                 self.check_start(experience)
@@ -128,9 +133,27 @@ class Ppo:
         self.memory["drawn"] += part.drawn
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
-        seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
-        rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
-        return {**metrics, **judged, **trained, **rates, "seconds": seconds}
+        phases = {"generation": part.seconds, "scoring": scored_at - started - part.seconds}
+        rates = self.rates(factor, metrics["completion/length"], started, scored_at, phases)
+        return {**metrics, **judged, **trained, **rates}
+
+    def rates(
+        self, factor: float, length: float, started: float, scored_at: float, phases: dict[str, float]
+    ) -> dict[str, float]:
+        """What an update's clock says."""
+        now = time.perf_counter()
+        seconds = {f"seconds/{name}": spent for name, spent in (phases | {"update": now - scored_at}).items()}
+        rate, tokens = factor * self.config.train.learning_rate, length * self.config.train.batch_size
+        return {
+            "learning_rate": rate,
+            "tokens_per_second": tokens / (now - started),
+            **seconds,
+            "seconds": now - started,
+        }
+
+    def any_failed(self, worth: Scored) -> bool:
+        """Whether the reward failed on a completion of any rank."""
+        return bool(self.reduce(worth.total.isnan().double().sum()) > 0)
 
     # --------------------------------------------------------------------------------------------------- score
 
@@ -138,26 +161,27 @@ class Ppo:
         self,
         completions: list[Completion],
         parts: list[list[int]] | None = None,
-        scores: tuple[Tensor, Tensor | None] | None = None,
+        worth: Scored | None = None,
         read: bool = True,
     ) -> Experience:
-        """The reward, unless `scores` and steps are known, and what policy and reference say about every token, read
+        """The reward, unless it is known, and what policy and reference say about every token, read
         off tries. Without `read`, `old` is the reference's until the update has read the policy's."""
         actors, temperature = self.actors, self.config.temperature
         rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-        total, steps = scores or scored(completions, actors.reward, self.config)
+        worth = worth or scored(completions, actors.reward, self.config)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
         )
         old, value = reference, None
         if read:
             old, value = read_policy(rollouts, actors.policy, self.accelerator, temperature)
-        return Experience(completions, rollouts, total, steps, old, reference, value)
+        steps = worth.inside(rollouts.mask.shape[1])
+        return Experience(completions, rollouts, worth.total, worth.parts, steps, old, reference, value)
 
     def greedy_scores(self, part: Sampled, number: int) -> Tensor:
         """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
         completions = self.sampler.answers(part.prompts, number, part.places, samples=1, temperature=0.0)
-        scores, _ = scored(completions, self.actors.reward, self.config)
+        scores = scored(completions, self.actors.reward, self.config).total
         return scores.repeat_interleave(self.config.samples)
 
     def check_start(self, experience: Experience) -> None:
@@ -166,7 +190,7 @@ class Ppo:
         self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
 
     def describe(self, experience: Experience) -> dict[str, float]:
-        """Means over the completions of all ranks; KL and entropy in nats per completion."""
+        """Means over the completions of all ranks (scores: that have one); KL and entropy in nats per completion."""
         mask, coef = experience.rollouts.mask, self.memory["kl_coef"]
         kl = (rl.kl_k1(experience.old, experience.reference) * mask).sum(1)
         numbers = {
@@ -179,11 +203,13 @@ class Ppo:
             "completion/finished": torch.tensor([completion.finished for completion in experience.completions]),
             "completion/repetition": torch.tensor([repeated(completion.ids) for completion in experience.completions]),
         }
-        sums = self.reduce(torch.stack([x.double().sum() for x in (torch.ones(len(mask)), *numbers.values())]))
-        means = dict(zip(numbers, (sums[1:] / sums[0]).tolist(), strict=True))
+        known = ~experience.scores.isnan()
+        means = report(numbers, experience.scores, experience.parts, self.reduce)
         return means | {
             "objective/token_entropy": means["objective/entropy"] / max(means["completion/length"], 1.0),
-            "objective/length_correlation": float(rl.correlation(experience.scores, mask.sum(1), self.reduce)),
+            "objective/length_correlation": float(
+                rl.correlation(experience.scores[known], mask.sum(1)[known], self.reduce)
+            ),
         }
 
     def validate(self) -> tuple[dict[str, float], float]:
@@ -192,7 +218,8 @@ class Ppo:
         places = range(self.rank, len(self.actors.validation), self.ranks)
         prompts = [self.actors.validation[place] for place in places]
         completions = self.sampler.answers(prompts, VALIDATION, places, 1, self.config.temperature)
-        metrics = self.describe(self.score(completions))
+        with self.actors.running.unchanged():
+            metrics = self.describe(self.score(completions))
         if self.actors.held_out is None:
             running = self.config.score_scaling == "running"
             price = self.config.kl.coef * (deviation_so_far(self.memory) if running else 1.0)

@@ -25,7 +25,7 @@ from alignkit.progress import peak_memory_bytes
 from alignkit.records import Comparison, Demonstration, Feedback, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from reward_models.functions import Reward, as_dict, checked
+from reward_models.scores import Reward, as_dict, checked
 
 TRAINERS: dict[str, tuple[type[Any], type[Any], type[Record]]] = {
     "sft": (trl.SFTTrainer, trl.SFTConfig, Demonstration),

@@ -90,7 +90,7 @@ def test_two_references_for_a_label_are_refused() -> None:
 
 
 def test_a_missing_extra_is_said_when_the_recipe_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignkit.options.evaluate.find_spec", lambda name: None)
+    monkeypatch.setattr("alignkit.options.shared.find_spec", lambda name: None)
     options = {"models": ["m"], "data": {"path": "p.jsonl"}, "metrics": ["accuracy", "rouge"]}
     with pytest.raises(InputError, match=r"rouge needs the package rouge_score; run pip install .alignkit\[eval\]"):
         build(EvaluateConfig, options, "evaluate")

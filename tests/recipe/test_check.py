@@ -86,6 +86,14 @@ FAULTS = [
 ]
 
 
+JUDGE = "reward={kind: judge, url: 'http://127.0.0.1:9/v1', model: m, guidelines: %s, key_variable: NO_SUCH_KEY_SET}"
+FAULTS += [
+    ("ppo", JUDGE % "none.txt", "reward.guidelines: none.txt: cannot be read as UTF-8"),
+    ("ppo", JUDGE % "small.yaml", "reward.key_variable: the environment variable that it names is not set"),
+    ("evaluate", "reward={kind: rules, rule: refusal, wanted_column: unsafe}", "has no column 'unsafe'"),
+]
+
+
 @pytest.mark.parametrize(("stage", "change", "message"), FAULTS)
 def test_check_and_run_refuse_the_same(recipe: Path, stage: str, change: str, message: str) -> None:
     with pytest.raises(InputError) as found:

@@ -58,7 +58,7 @@ def metrics(run: Run) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without what a clock measured."""
     lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
     clock = ("seconds", "tokens_per_second")
-    return [{name: value for name, value in line.items() if name not in clock} for line in lines]
+    return [{name: value for name, value in line.items() if not name.startswith(clock)} for line in lines]
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def test_prompts_without_signal_give_way(folder: Path, tmp_path: Path) -> None:
     ppo.sampler.reduce = lambda x: (flags.append(x.clone()), x)[1]
     part = ppo.sampler.update(0, 0)
     once = opened(tmp_path / "once", settings.model_copy(update={"resample": 0}), _coarse).sampler.update(0, 0)
-    dead = [n for n, group in enumerate(once.scores.view(-1, 2).tolist()) if group[0] == group[1]]
+    dead = [n for n, group in enumerate(once.worth.total.view(-1, 2).tolist()) if group[0] == group[1]]
     assert 0 < len(dead) < ppo.prompts and flags[0].nonzero().flatten().tolist() == dead
     stream = ppo.sampler.at(range(ppo.prompts + len(dead)))
     for place in range(ppo.prompts):

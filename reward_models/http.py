@@ -1,0 +1,64 @@
+"""Asks a server: JSON there, JSON back, and again where that may help. Knows no reward and no message's form."""
+
+import json
+import time
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from alignkit.config import InputError
+
+
+class _Stay(HTTPRedirectHandler):
+    """Follows no redirection: urllib would turn the POST into a GET and hand the key to another host."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        return None
+
+
+_OPENER = build_opener(_Stay)
+
+
+def post(
+    url: str,
+    body: Mapping[str, Any],
+    *,
+    timeout: float = 60.0,
+    retries: int = 3,
+    key: str | None = None,
+    wait: float = 1.0,
+) -> Any:
+    """The JSON that `url` answers to a POST of `body`; `key` goes along as a bearer token.
+
+    Without an answer within `timeout` seconds, without a connection, or with a status of 500 or more it is asked
+    again, up to `retries` times, after `wait`, 2·`wait`, 4·`wait` … seconds; then ConnectionError. Any other status
+    that is no success, and an answer that is not JSON, is an InputError at once. Both name the url.
+    """
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = json.dumps(body, default=str).encode()
+    problem = ""
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(wait * 2 ** (attempt - 1))
+        try:
+            with _OPENER.open(Request(url, data, headers, method="POST"), timeout=timeout) as response:
+                answer = response.read()
+        except HTTPError as error:
+            problem = f"status {error.code}"
+            if error.code < 500:
+                said = error.read(200).decode(errors="replace")
+                raise InputError(f"{url}: refuses the request with {problem}: {said!r}") from error
+        except (OSError, HTTPException) as error:
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+        else:
+            return _json(url, answer)
+    raise ConnectionError(f"{url}: no answer after {retries + 1} tries: {problem}")
+
+
+def _json(url: str, answer: bytes) -> Any:
+    try:
+        return json.loads(answer)
+    except ValueError as error:
+        raise InputError(f"{url}: its answer is not JSON: {answer[:80]!r}") from error

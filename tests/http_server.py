@@ -1,0 +1,58 @@
+"""A server on this machine that answers as a test says, and remembers what it was asked."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+
+@dataclass
+class Served:
+    """A running server."""
+
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    """The bodies of all requests, in their order."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving(answer: Callable[[int, dict[str, Any]], tuple[int, Any]]) -> Iterator[Served]:
+    """Runs `answer(number of the request, its body) -> (status, body)`; bytes are sent as they are."""
+    served = Served()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            served.asked.append(body)
+            served.headers.append(dict(self.headers))
+            served.paths.append(self.path)
+            status, said = answer(len(served.asked) - 1, body)
+            data = said if isinstance(said, bytes) else json.dumps(said).encode()
+            try:
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", f"{served.url}/elsewhere")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+            except OSError:
+                pass  # who asked has stopped waiting
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.url = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
