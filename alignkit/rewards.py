@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.judging import local_judge
@@ -47,7 +48,12 @@ def build_reward(
     `running` is where it keeps, under `name`, what `normalise: running` has to remember.
     """
     running, skip = running or Running(), source.on_failure == "skip"
-    if source.kind == "combined":
+    if source.combine == "weights":
+        members = list(source.of.values())
+        reward = learned_reward(
+            [str(one.path) for one in members], members[0].normalised, device, precision, token_budget
+        )
+    elif source.kind == "combined":
         options = {"device": device, "precision": precision, "token_budget": token_budget, "allow_code": allow_code}
         rewards = {
             part: build_reward(one, **options, running=running, name=f"{name}/{part}")
@@ -55,7 +61,7 @@ def build_reward(
         }
         reward = combined(rewards, source.combine, source.deviations)
     elif source.kind == "learned":
-        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget, skip)
+        reward = learned_reward([str(source.path)], source.normalised, device, precision, token_budget, skip)
     elif source.kind == "world":
         reward = world.reward
     elif source.kind == "rules":
@@ -76,20 +82,24 @@ def build_reward(
 
 
 def learned_reward(
-    path: str,
-    normalise: bool,
+    paths: Sequence[str],
+    normalised: bool,
     device: torch.device | str,
     precision: Literal["float32", "bf16"],
     token_budget: int,
     skip: bool = False,
 ) -> Reward:
-    """The reward model in an artifact. Completions are rendered and tokenized its own way, not the policy's; what its
-    template leaves out of one is said once, and counted."""
-    if not (Path(path) / HEAD_FILE).is_file():
-        raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
-    scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
-    format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
-    return learned(scores_of(scorer, format, token_budget, normalise), skip=skip)
+    """The reward model in an artifact, or the mean of several by their weights. Completions are rendered and tokenized
+    its own way, not the policy's; what its template leaves out of one is said once, and counted."""
+    for path in paths:
+        if not (Path(path) / HEAD_FILE).is_file():
+            raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
+    if len(paths) > 1:
+        scorer = averaged_scorer(paths, normalised, device, precision)
+    else:
+        scorer = load_scorer(ModelOptions(path=paths[0]), device=device, precision=precision, trainable=False)
+    format = ChatFormat.load(load_tokenizer(paths[0]), on_unrendered="warn")
+    return learned(scores_of(scorer, format, token_budget, normalised), skip=skip)
 
 
 def scores_of(
