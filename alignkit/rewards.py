@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.judging import local_judge
@@ -50,13 +51,17 @@ def build_reward(
     are adapters on that role's base; without, models of their own.
     """
     running, skip = running or Running(), source.on_failure == "skip"
-    if source.kind == "combined":
+    if source.combine == "weights":
+        members = list(source.of.values())
+        paths = [str(one.path) for one in members]
+        reward = learned_reward(paths, members[0].normalised, device, precision, token_budget)
+    elif source.kind == "combined":
         shared: dict[str, Any] = {"device": device, "precision": precision, "token_budget": token_budget}
         shared |= {"allow_code": allow_code, "running": running, "base": base}
         rewards = {part: build_reward(one, **shared, name=f"{name}/{part}") for part, one in source.of.items()}
         reward = combined(rewards, source.combine, source.deviations)
     elif source.kind == "learned":
-        reward = learned_reward(str(source.path), source.normalised, device, precision, token_budget, skip, base)
+        reward = learned_reward([str(source.path)], source.normalised, device, precision, token_budget, skip, base)
     elif source.kind == "world":
         reward = world.reward
     elif source.kind == "rules":
@@ -77,25 +82,29 @@ def build_reward(
 
 
 def learned_reward(
-    path: str,
-    normalise: bool,
+    paths: Sequence[str],
+    normalised: bool,
     device: torch.device | str,
     precision: Literal["float32", "bf16"],
     token_budget: int,
     skip: bool = False,
     base: Role | None = None,
 ) -> Reward:
-    """The reward model in an artifact, or its adapter on another role's base. Completions are rendered and tokenized
-    its own way, not the policy's; what its template leaves out of one is said once, and counted."""
-    if not (Path(path) / HEAD_FILE).is_file():
-        raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
-    if base is None:
-        scorer = load_scorer(ModelOptions(path=path), device=device, precision=precision, trainable=False)
+    """The reward model in an artifact, as a model or as an adapter on another role's base; or the mean of several by
+    their weights. Completions are rendered and tokenized its own way, not the policy's; what its template leaves out
+    of one is said once, and counted."""
+    for path in paths:
+        if not (Path(path) / HEAD_FILE).is_file():
+            raise InputError(f"reward.path: {path!r} holds no {HEAD_FILE}; name the artifact of a reward stage")
+    if len(paths) > 1:
+        scorer = averaged_scorer(paths, normalised, device, precision)
+    elif base is None:
+        scorer = load_scorer(ModelOptions(path=paths[0]), device=device, precision=precision, trainable=False)
     else:
         taken = len(base.adapted.peft_config) if base.adapted else 0
-        scorer = scorer_on(base, f"reward{taken}", path, trainable=False)
-    format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
-    return learned(scores_of(scorer, format, token_budget, normalise), skip=skip)
+        scorer = scorer_on(base, f"reward{taken}", paths[0], trainable=False)
+    format = ChatFormat.load(load_tokenizer(paths[0]), on_unrendered="warn")
+    return learned(scores_of(scorer, format, token_budget, normalised), skip=skip)
 
 
 def scores_of(

@@ -13,6 +13,7 @@ import torch
 from http_server import serving
 from transformers import AutoModelForCausalLM
 
+from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError, build
 from alignkit.judging import local_judge
@@ -266,3 +267,44 @@ def test_skipping_and_remembering_are_for_the_reward_of_ppo(tmp_path: Path) -> N
     for config, options, message in places:
         with pytest.raises(InputError, match=f"{message} is for the reward of ppo; remove it"):
             build(config, options, "")
+
+
+def test_reward_models_averaged_by_their_weights(tmp_path: Path) -> None:
+    """Members that differ in the head alone are a mean of scores; the trunk's weights are the mean of each."""
+    tiny.checkpoint(tmp_path / "base")
+    format = ChatFormat.load(load_tokenizer(str(tmp_path / "base")), "none", tiny.END)
+    for seed in (1, 2, 3):
+        scorer = load_scorer(ModelOptions(path=str(tmp_path / "base")), seed=seed)
+        scorer.mean.fill_(0.1 * seed)
+        scorer.deviation.fill_(float(seed))
+        if seed == 3:
+            with torch.no_grad():
+                scorer.model.get_input_embeddings().weight.mul_(1.5)
+        save_scorer(scorer, format, tmp_path / f"r{seed}")
+    asked = [completion("yes"), completion("no and no")]
+
+    def members(*seeds: int, **options: Any) -> dict[str, object]:
+        return {f"r{seed}": {"kind": "learned", "path": str(tmp_path / f"r{seed}")} | options for seed in seeds}
+
+    for options in ({}, {"normalised": False}):
+        of = members(1, 2, **options)
+        by_weight = build_reward(source(kind="combined", of=of, combine="weights", scale=2.0))(asked)
+        by_score = build_reward(source(kind="combined", of=of, combine="mean", scale=2.0))(asked)
+        assert by_weight.total == pytest.approx(by_score.total, abs=1e-5) and not by_weight.parts
+    three = averaged_scorer([str(tmp_path / f"r{seed}") for seed in (1, 2, 3)], normalised=False)
+    states = [load_scorer(ModelOptions(path=str(tmp_path / f"r{seed}"))).state_dict() for seed in (1, 2, 3)]
+    for name, value in three.state_dict().items():
+        assert torch.allclose(value, torch.stack([state[name] for state in states]).mean(0), atol=1e-6), name
+    tiny.checkpoint(tmp_path / "wide", width=64)
+    wide = load_scorer(ModelOptions(path=str(tmp_path / "wide")), seed=1)
+    save_scorer(wide, ChatFormat.load(load_tokenizer(str(tmp_path / "wide")), "none", tiny.END), tmp_path / "r4")
+    with pytest.raises(InputError, match="is of another architecture than"):
+        build_reward(source(kind="combined", of=members(1, 4), combine="weights"))
+    for of, said in (
+        (members(1, 2, scale=2.0), r"reward\.of\.r1: combine: weights takes learned rewards that give nothing but"),
+        ({**members(1), "a": {"kind": "lexicon"}}, r"reward\.of\.a: combine: weights takes learned rewards"),
+        ({**members(1), **members(2, normalised=False)}, "all are normalised, or none"),
+        (members(1), "weights needs two rewards or more"),
+    ):
+        with pytest.raises(InputError, match=said):
+            source(kind="combined", of=of, combine="weights")

@@ -95,8 +95,9 @@ class RewardSource(Config):
     of: dict[str, "RewardSource"] = Field(default_factory=dict[str, "RewardSource"])
     """combined: the rewards by name, such as {quality: {kind: learned, path: "@reward"}, brevity: {...}}; each with
     its own scale and clip."""
-    combine: Literal["sum", "mean", "min", "lower"] = "sum"
-    """combined: the sum; of an ensemble the mean, the minimum, or the mean less `deviations` standard deviations."""
+    combine: Literal["sum", "mean", "min", "lower", "weights"] = "sum"
+    """combined: the sum; of an ensemble the mean, the minimum, or the mean less `deviations` standard deviations; or
+    one reward model whose weights are the mean of the learned ones' (WARM), all of them fine-tuned from one model."""
     deviations: float = Field(default=1.0, ge=0.0)
     """combine: lower: how many standard deviations of the members are taken off."""
     normalised: bool = True
@@ -131,6 +132,13 @@ class RewardSource(Config):
             raise ValueError("reward.of goes with kind: combined, which needs it: rewards by name")
         if self.combine != "sum" and len(self.of) < 2:
             raise ValueError(f"reward.combine: {self.combine} needs two rewards or more in reward.of")
+        for name, one in self.of.items() if self.combine == "weights" else ():
+            if one.kind != "learned" or one != RewardSource(kind="learned", path=one.path, normalised=one.normalised):
+                raise ValueError(
+                    f"reward.of.{name}: combine: weights takes learned rewards that give nothing but a path"
+                )
+        if self.combine == "weights" and len({one.normalised for one in self.of.values()}) > 1:
+            raise ValueError("reward.of: with combine: weights all are normalised, or none")
         self.only_with(self.combine == "lower", f"with combine: {self.combine}", "deviations")
         if self.kind == "function" and ":" not in (self.path or ""):
             raise ValueError(f"reward.path: {self.path!r} is not of the form package.module:function")

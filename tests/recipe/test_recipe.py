@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from alignkit.config import Config, InputError
+from alignkit.config import Config, InputError, build
 from alignkit.lineage import read_record
+from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.recipe.chain import StageFailed, plan, run_chain
 from alignkit.recipe.read import Recipe, load_recipe
@@ -29,6 +30,7 @@ class Train(Config):
 
     model: ModelOptions
     data: DataOptions | None = None
+    reward: RewardSource | None = None
     beta: float = 0.1
     seed: int = 0
 
@@ -64,7 +66,7 @@ class Fake:
         self.ran.append(directory.name)
         record = read_record(directory)
         assert record is not None
-        run = Run.open(directory, record.stage, STAGES[record.stage].model_validate(record.config), runtime, record.id)
+        run = Run.open(directory, record.stage, build(STAGES[record.stage], record.config, ""), runtime, record.id)
         run.log(1, {"loss": 1.0})
         if self.fails(directory.name):
             raise StageFailed("it broke")
@@ -127,6 +129,18 @@ def test_changed_contents_re_run_what_reads_them(recipe: Path) -> None:
     Path("demonstrations.jsonl").rename("moved.jsonl")
     recipe.write_text(CHAIN.replace("path: base", "path: elsewhere").replace("demonstrations", "moved"))
     assert run(recipe, targets=["reward"]) == []
+
+
+def test_a_reward_is_also_the_contents_of_its_files(recipe: Path) -> None:
+    Path("guide.txt").write_text("Be brief.")
+    of = "{form: {kind: rules, rule: refusal}, tone: {kind: judge, path: base, guidelines: guide.txt}}"
+    recipe.write_text(CHAIN.replace('data: {path: "@reward"}', f"reward: {{kind: combined, of: {of}}}"))
+    run(recipe, targets=["ppo"])
+    assert run(recipe, targets=["ppo"]) == []
+    Path("guide.txt").write_text("Be kind.")
+    assert run(recipe, targets=["ppo"]) == ["ppo"]
+    with pytest.raises(InputError, match="there is no file or folder 'nowhere' here"):
+        run(recipe, "ppo.reward={kind: judge, path: nowhere, guidelines: guide.txt}", targets=["ppo"])
 
 
 def test_a_text_that_happens_to_name_a_folder_is_a_text(recipe: Path) -> None:

@@ -1,4 +1,7 @@
-"""A small PPO run that tests start, also as a process of its own: `python ppo_cases.py FOLDER` under a launcher."""
+"""A small PPO run that tests start, also as processes of its own: `python ppo_cases.py FOLDER [CHANGES]`.
+
+CHANGES are JSON for `config`; the reward is then the recipe's.
+"""
 
 import json
 import sys
@@ -62,5 +65,6 @@ def metrics(run: Run) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    start(place / "run", config(place, train={"batch_size": 10}, minibatches=4))
+    place, changes = Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    default = {"train": {"batch_size": 10}, "minibatches": 4}
+    start(place / "run", config(place, **changes or default), None if changes else letters)

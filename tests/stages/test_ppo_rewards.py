@@ -1,12 +1,17 @@
 """PPO and a reward of parts: what is logged, what a failure leaves behind, how a run stops and goes on."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from http_server import serving
 from ppo_cases import config, letters, metrics, prepare, start
 from safetensors.torch import load_file
 
@@ -23,6 +28,7 @@ from alignkit.stages.ppo import Ppo
 from reward_models.rules import length
 from reward_models.scores import RewardFailure, guarded
 
+ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = RuntimeOptions(trackers=[], device="cpu")
 
 
@@ -63,7 +69,7 @@ def test_every_part_is_logged(folder: Path, tmp_path: Path) -> None:
         parts = line["objective/score/mood"] + line["objective/score/brevity"]
         assert line["objective/score"] == pytest.approx(parts) and line["objective/failed"] == 0
     ppo = opened(folder, tmp_path / "again", settings, build_reward(settings.reward))
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts), 1, 1.0)
+    completions = ppo.sampler.answers(ppo.sampler.at(range(ppo.prompts)), 0, range(ppo.prompts), 1, 1.0)
     parts = build_reward(settings.reward)(completions).parts
     for name, values in parts.items():
         mean = sum(value or 0.0 for value in values) / len(values)
@@ -134,7 +140,7 @@ def test_a_failed_completion_does_not_touch_the_update(folder: Path, tmp_path: P
     skipped = start(tmp_path / "skipped", settings, failing(skip=True, every=3))
     (line,) = (line for line in metrics(skipped) if "objective/failed" in line)
     ppo = opened(folder, tmp_path / "again", settings, failing(skip=True, every=3))
-    completions = ppo.sample(ppo.drawn(0), 0, range(ppo.prompts), 4, 1.0)
+    completions = ppo.sampler.answers(ppo.sampler.at(range(ppo.prompts)), 0, range(ppo.prompts), 4, 1.0)
     known = [n for n, c in enumerate(completions) if sum(c.ids) % 3]
     assert 0 < len(known) < 32 and line["objective/failed"] == pytest.approx(1 - len(known) / 32)
     total = letters(completions).total
@@ -207,8 +213,8 @@ def test_validation_is_measured_by_what_training_has_seen(folder: Path, tmp_path
     ppo = opened(folder, tmp_path / "run", settings, None)
     before, _ = ppo.validate()
     assert before["objective/score"] == before["objective/score/raw"]
-    assert list(ppo.memory) == ["kl_coef"]
-    experience = ppo.score(ppo.sample(ppo.drawn(0), 0, range(ppo.prompts), 1, 1.0))
+    assert list(ppo.memory) == ["kl_coef", "drawn"]
+    experience = ppo.score(ppo.sampler.answers(ppo.sampler.at(range(ppo.prompts)), 0, range(ppo.prompts), 1, 1.0))
     assert float(experience.scores.mean()) == pytest.approx(0, abs=1e-6)
     known = dict(ppo.memory)
     assert known["reward"] == 16
@@ -225,3 +231,35 @@ def test_a_library_reward_may_skip_too(folder: Path) -> None:
     ones = [Completion.model_validate({"prompt": prompt, "response": {"role": "assistant"}, "ids": (1,)})] * 2
     found = scored(ones, lambda c: Scores(total=(None, 2.0), parts={"p": (None, 1.0)}), settings)
     assert found.total.isnan().tolist() == [True, False] and found.parts["p"].isnan().tolist() == [True, False]
+
+
+def test_two_processes_skip_and_remember_as_one(folder: Path, tmp_path: Path) -> None:
+    """Scores of a server that fails on some, normalised; of the one held-out prompt, one process has nothing."""
+
+    def lengths(_: int, body: dict[str, Any]) -> tuple[int, Any]:
+        sizes = [len(text) for text in body["responses"]]
+        return 200, {"scores": [size if size % 3 else None for size in sizes]}
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = os.pathsep.join([*(str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/stages"))])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    with serving(lengths) as served:
+        far = {"kind": "remote", "url": served.url, "on_failure": "skip", "batch_size": 4, "normalise": "running"}
+        brief = {"kind": "rules", "rule": "length", "length": 4}
+        changes = {
+            "reward": {"kind": "combined", "of": {"far": far, "brief": brief}},
+            "train": {"batch_size": 10, "learning_rate": 1e-3}, "minibatches": 4, "missing_eos": {"rule": "keep"},
+            "data": {"validation": 1},
+        }  # fmt: skip
+        alone = start(tmp_path / "alone", config(folder, **changes), reward=None)
+        place = prepare(tmp_path / "two")
+        command = [*launcher, str(ROOT / "tests/stages/ppo_cases.py"), str(place), json.dumps(changes)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    together = Run.open(place / "run", "ppo", config(place, **changes), RUNTIME, id="test")
+    failed = [line["objective/failed"] for line in metrics(alone) if "objective/failed" in line]
+    assert any(0 < share < 1 for share in failed)
+    for one, other in zip(metrics(alone), metrics(together), strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-3, nan_ok=True)
+    for name, value in weights(alone).items():
+        assert (weights(together)[name] - value).norm() <= 1e-4 * value.norm(), name
