@@ -20,7 +20,7 @@ FORMAT = 1
 """Raised when a change of alignkit makes results that earlier runs no longer stand for."""
 MODEL_KEYS = ("model", "models", "reference", "baseline")
 """Options outside `model:` that name a model."""
-PATH_KEYS = ("path", "chat_template", *MODEL_KEYS)
+PATH_KEYS = ("path", "chat_template", "guidelines", *MODEL_KEYS)
 """Options that may name a file or folder; in all others a text is a text."""
 
 
@@ -89,7 +89,7 @@ class _Identity:
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
         is_file = isinstance(group, DataOptions) or (isinstance(group, RewardSource) and group.kind == "lexicon")
-        if is_file and keys[-1] == "path":
+        if (is_file and keys[-1] == "path") or keys[-1] == "guidelines":
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
         if names_model(group, keys[-1]):
             return f"revision {revision(value, self.stage.mark(*keys))}"
