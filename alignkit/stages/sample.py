@@ -1,7 +1,7 @@
 """Draws answers from a policy, scores them, and writes the chosen ones as data. It trains nothing, knows no stage.
 
 It leaves one file in data/ whose records later stages read. Killed, it goes on with the next chunk of prompts, and it
-ends with the same file in any number of processes.
+ends with the same file in any number of processes, up to rounding where a draw falls on the border of two tokens.
 """
 
 from collections import Counter
