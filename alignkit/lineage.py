@@ -25,7 +25,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     stage: str
-    """The stage's type: pretrain, sft, reward, dpo, kto, ppo, trl or evaluate."""
+    """The stage's type: pretrain, sft, reward, dpo, kto, ppo, sample, critique, trl or evaluate."""
     status: Literal["done", "running", "failed"]
     """A killed run stays "running"; started again, it goes on from its last checkpoint."""
     id: str
@@ -51,7 +51,7 @@ class RunRecord(BaseModel):
     """examples_per_second, tokens_per_second."""
     peak_memory_bytes: int | None = None
     artifact: str = "model"
-    """The folder, relative to the run, that "@name" stands for."""
+    """The folder, relative to the run, that "@name" stands for: a model, data (sample, critique) or results."""
     error: str | None = None
     """Why it failed."""
     input_error: bool = False

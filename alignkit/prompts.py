@@ -1,26 +1,35 @@
 """The prompts that a stage samples from: those that leave room for an answer. It knows no model and no algorithm."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.data.load import load_data
+from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.ppo import PpoConfig
+from alignkit.options.sample import SampleConfig
 from alignkit.records import Prompt
+from alignkit.runs import Run
 
 logger = logging.getLogger(__name__)
 
 
 def fitting(
-    prompts: Sequence[Prompt], formats: Sequence[ChatFormat], config: PpoConfig | EvaluateConfig, budget: int
+    prompts: Sequence[Prompt],
+    formats: Sequence[ChatFormat],
+    config: PpoConfig | EvaluateConfig | SampleConfig | CritiqueConfig,
+    budget: int,
+    more: int = 0,
 ) -> list[Prompt]:
-    """The prompts that leave room for max_new_tokens within data.max_length in each of `formats`.
+    """The prompts that leave room for max_new_tokens, and `more` tokens, within data.max_length in each of `formats`.
 
     Raises InputError for one that does not, where over_long is not `skip`; where none is left; and where one may
     exceed the token budget with its completion: runtime options must not change a result.
     """
-    room = config.data.max_length - config.max_new_tokens
+    room = config.data.max_length - config.max_new_tokens - more
     conversations = [(prompt.messages, prompt.tools) for prompt in prompts]
     contexts = zip(*(format.prompts(conversations) for format in formats), strict=True)
     lengths = [max(len(context) for context in of_prompt) for of_prompt in contexts]
@@ -30,14 +39,36 @@ def fitting(
         text, skip = prompts[over].messages[-1].content[:60], config.data.over_long == "skip"
         told = f"{len(prompts) - len(kept)} of {len(prompts)} prompts leave no room for max_new_tokens"
         told = f"data.max_length {config.data.max_length}: {told} {config.max_new_tokens}"
+        told += f" and {more} tokens of turns before it" if more else ""
         if not kept or not skip:
             way = "Raise data.max_length" if skip else "Raise data.max_length, or set data.over_long: skip"
             raise InputError(f"{told}; the first, {text!r}, has {lengths[over]} tokens. {way}")
         logger.warning(f"{told}: skipped")
-    longest = max((length for length in lengths if length <= room), default=0) + config.max_new_tokens
+    longest = max((length for length in lengths if length <= room), default=0) + more + config.max_new_tokens
     if longest > budget:
         raise InputError(
             f"runtime.token_budget: {budget} is less than a prompt and its completion, {longest} tokens; raise it, or "
             "lower data.max_length or max_new_tokens"
         )
     return kept
+
+
+def load_prompts(
+    config: SampleConfig | CritiqueConfig, format: ChatFormat, run: Run, budget: int, more: int = 0
+) -> tuple[list[Prompt], int]:
+    """The prompts of a stage that writes data, and how many were skipped for their length; sources go on the record.
+
+    Ids that several of them have are taken off, since what is written has them again. Raises InputError.
+    """
+    given, _, sources = load_data(config.data, Prompt, config.seed)
+    run.add_data(sources)
+    prompts = fitting(given, [format], config, budget, more)
+    ids = Counter(prompt.id for prompt in prompts)
+    unique = [prompt if ids[prompt.id] == 1 else prompt.model_copy(update={"id": None}) for prompt in prompts]
+    return unique, len(given) - len(prompts)
+
+
+def together(prompts: Sequence[Prompt], format: ChatFormat, max_new_tokens: int, budget: int) -> int:
+    """How many completions of these prompts, one at least, fit the token budget and can be generated together."""
+    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
+    return max(1, budget // (max(map(len, contexts)) + max_new_tokens))

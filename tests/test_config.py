@@ -191,6 +191,8 @@ EVERY = {
     "dpo": {"mixture": {"sigmoid": 0.8, "bco": 0.2}, "divergence": "reverse_kl"},
     "ppo": {"advantage": "grpo", "samples": 4, "reward": {"kind": "combined", "of": {"a": {"kind": "lexicon"}}}},
     "kto": {"loss": "apo_zero_unpaired"},
+    "sample": {"write": "feedback", "minimum": -0.5, "reward": {"kind": "rules", "rule": "number"}},
+    "critique": {"guidelines": "rules.txt", "rounds": 3, "write": "both"},
     "trl": {"trainer": "rloo", "options": {"beta": 0.1}, "reward": {"kind": "lexicon"}},
 }
 

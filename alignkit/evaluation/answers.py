@@ -16,6 +16,7 @@ from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
+from alignkit.prompts import together
 from alignkit.records import Completion, Prompt
 from alignkit.trie import TokenSequence
 from reward_models.scores import Reward
@@ -95,7 +96,7 @@ def answer(
                 samples=config.samples,
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
-                batch_size=_batch_size(speaker, mine, config, runtime),
+                batch_size=together(mine, speaker.format, config.max_new_tokens, runtime.token_budget),
                 numbers=numbers,
             )
             if mine
@@ -118,12 +119,6 @@ def answer(
     ]
     gathered: list[Answer] = gather_object(found)
     return sorted(gathered, key=lambda one: (one.prompt, one.sample))
-
-
-def _batch_size(speaker: Speaker, prompts: Sequence[Prompt], config: EvaluateConfig, runtime: RuntimeOptions) -> int:
-    """Completions generated together: as many as fit the token budget."""
-    contexts = speaker.format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
-    return max(1, runtime.token_budget // (max(map(len, contexts)) + config.max_new_tokens))
 
 
 def _kl(

@@ -1,12 +1,14 @@
 """The options of every stage, by the stage's name. Knows no model and no torch: checking a recipe is instant."""
 
 from alignkit.config import Config
+from alignkit.options.critique import CritiqueConfig
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.kto import KtoConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.reward import RewardConfig
+from alignkit.options.sample import SampleConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.trl import TrlConfig
 
@@ -17,6 +19,8 @@ STAGES: dict[str, type[Config]] = {
     "dpo": DpoConfig,
     "kto": KtoConfig,
     "ppo": PpoConfig,
+    "sample": SampleConfig,
+    "critique": CritiqueConfig,
     "trl": TrlConfig,
     "evaluate": EvaluateConfig,
 }

@@ -60,7 +60,8 @@ class DataOptions(Config):
     """Where a stage's records come from: exactly one of `path` and `world`."""
 
     path: str | None = None
-    """A file or folder of records, in any format alignkit reads."""
+    """A file or folder of records, in any format alignkit reads, or "@stage": what a sample or critique stage
+    wrote."""
     world: Literal["corpus", "demonstrations", "comparisons", "prompts", "feedback"] | None = None
     """Generate records of the built-in teaching world instead of reading a file."""
     rows: int | None = Field(default=None, ge=1)
@@ -125,6 +126,15 @@ def check_patience(data: DataOptions, train: TrainOptions) -> None:
     """Raises ValueError where `patience` could stop nothing. For a stage's validator, which knows both groups."""
     if train.patience is not None and data.validation == 0:
         raise ValueError("train.patience counts validations, and data.validation is 0; hold records out, or remove it")
+
+
+def check_frozen(model: ModelOptions, data: DataOptions) -> None:
+    """Raises ValueError for options of training where a model only answers prompts. For a stage's validator."""
+    for name in ("lora", "load_in_4bit", "adapter"):
+        if getattr(model, name) != ModelOptions.model_fields[name].default:
+            raise ValueError(f"model.{name} is for stages that train; remove it")
+    if data.over_long.startswith("truncate"):
+        raise ValueError(f"data.over_long: {data.over_long} is not offered for prompts; use skip")
 
 
 class RuntimeOptions(Config):

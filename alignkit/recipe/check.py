@@ -13,34 +13,28 @@ from alignkit.data.load import load_data
 from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
+from alignkit.guidelines import read_guidelines, turns_between
+from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.kto import KtoConfig
 from alignkit.options.ppo import PpoConfig
+from alignkit.options.reward_source import RewardSource
+from alignkit.options.sample import SampleConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import DataOptions, ModelOptions
 from alignkit.options.trl import TrlConfig
 from alignkit.prepare import fit_examples, labelled_sequences, load_format, ranked_sequences
 from alignkit.prompts import fitting
+from alignkit.recipe.artifacts import REFERENCE, kind_read
 from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
 from alignkit.recipe.identity import existing
-from alignkit.recipe.read import REFERENCE
-from alignkit.records import Comparison, Completion, Demonstration, Document, Feedback, Message, Prompt, Record
+from alignkit.records import Comparison, Completion, Demonstration, Feedback, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.trie import TokenSequence
 
-RECORDS: dict[str, type[Record]] = {
-    "pretrain": Document,
-    "sft": Demonstration,
-    "reward": Comparison,
-    "dpo": Comparison,
-    "kto": Feedback,
-    "ppo": Prompt,
-    "grpo": Prompt,
-    "rloo": Prompt,
-    "evaluate": Prompt,
-}
-"""What each type of stage, and each trainer of TRL, reads."""
+Prompted = PpoConfig | EvaluateConfig | SampleConfig | CritiqueConfig
+"""The options of stages that have prompts answered."""
 SPOKEN = ("chat_template", "eos_token", "template_kwargs")
 """The options of a model that say how it is spoken to from then on."""
 
@@ -72,17 +66,18 @@ def check_steps(steps: Sequence[Step]) -> Iterator[Checked]:
 
 def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     stage, config = step.stage, step.stage.config
-    data = getattr(config, "data", None)
-    if not isinstance(data, DataOptions) or _is_reference(data):
+    data = _lying(getattr(config, "data", None), steps)
+    if data is None:
         return Checked(stage.name, 0, note="nothing to read yet")
-    kind = RECORDS[config.trainer if isinstance(config, TrlConfig) else stage.type]
+    kind = kind_read(stage.type, config)
     train, validation, _ = load_data(data, kind, config.model_dump().get("seed", 0))
     records = [*train, *validation]
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
     note = "" if len(there) == len(formats) else "tokens are checked when the model they are for is there"
-    if isinstance(config, PpoConfig | EvaluateConfig):
-        lengths, left_out = _check_prompts(step, config, [one for one in records if isinstance(one, Prompt)], there)
+    if isinstance(config, Prompted):
+        prompts = [one for one in records if isinstance(one, Prompt)]
+        lengths, left_out = _check_prompts(step, config, prompts, there, steps)
     elif isinstance(config, TrlConfig):
         return Checked(stage.name, len(records), note="TRL's trainer tokenizes them")
     elif there:
@@ -98,9 +93,15 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     return Checked(stage.name, len(records), len(lengths), sum(lengths), max(lengths, default=0), left_out, note)
 
 
-def _is_reference(data: DataOptions) -> bool:
-    """Whether the data is what an earlier stage will make."""
-    return data.path is not None and REFERENCE.fullmatch(data.path) is not None
+def _lying(data: DataOptions | None, steps: Mapping[str, Step]) -> DataOptions | None:
+    """The options with the folder of what an earlier stage has made; None where that is not made yet."""
+    reference = REFERENCE.fullmatch(data.path) if data is not None and data.path is not None else None
+    if data is None or reference is None:
+        return data
+    made = steps[reference[1]]
+    if made.state != "done" or made.record is None:
+        return None
+    return data.model_copy(update={"path": str(made.directory / made.record.artifact)})
 
 
 def _examples(config: Config, records: Sequence[Record], format: ChatFormat) -> list[list[TokenSequence]]:
@@ -114,19 +115,18 @@ def _examples(config: Config, records: Sequence[Record], format: ChatFormat) -> 
 
 
 def _check_prompts(
-    step: Step, config: PpoConfig | EvaluateConfig, prompts: list[Prompt], formats: Sequence[ChatFormat]
+    step: Step, config: Prompted, prompts: list[Prompt], formats: Sequence[ChatFormat], steps: Mapping[str, Step]
 ) -> tuple[list[int], int]:
     """The lengths of the prompts that will be used, as the first model reads them, and how many will not be.
 
     Raises InputError where they leave no room for answers, or lack what the answers are to be compared with.
     """
     budget = step.stage.runtime.token_budget
-    kept = fitting(prompts, formats, config, budget) if formats else prompts
-    sources = [config.reward, config.gold] if isinstance(config, EvaluateConfig) else [config.reward]
-    if isinstance(config, PpoConfig) and config.guard is not None and config.guard.held_out is not None:
-        sources.append(config.guard.held_out.reward)
-    for source in sources:
-        for leaf in source.leaves() if source is not None else ():
+    guidelines = read_guidelines(config.guidelines) if isinstance(config, CritiqueConfig) else []
+    more = turns_between(formats[0], guidelines, config.max_new_tokens) if guidelines and formats else 0
+    kept = fitting(prompts, formats, config, budget, more) if formats else prompts
+    for source in _rewards(config):
+        for leaf in source.leaves():
             if leaf.kind == "lexicon" or (leaf.kind == "judge" and leaf.path is None):
                 build_reward(leaf)
             if leaf.kind == "rules":
@@ -135,12 +135,23 @@ def _check_prompts(
                 build_reward(leaf)(asked)
     if isinstance(config, EvaluateConfig):
         references(kept, config)
-        if config.texts is not None and not _is_reference(config.texts):
-            texts, _, _ = load_data(config.texts, KINDS[config.texts_are], config.seed)
+        lying = _lying(config.texts, steps)
+        if lying is not None:
+            texts, _, _ = load_data(lying, KINDS[config.texts_are], config.seed)
             for format in formats:
                 text_sequences(format, texts, config, _positions(format), budget)
     contexts = formats[0].prompts([(one.messages, one.tools) for one in kept]) if formats else []
     return [len(context) for context in contexts], len(prompts) - len(kept)
+
+
+def _rewards(config: Prompted) -> list[RewardSource]:
+    """Every reward that the stage will ask."""
+    if isinstance(config, CritiqueConfig):
+        return []
+    if isinstance(config, EvaluateConfig):
+        return [source for source in (config.reward, config.gold) if source is not None]
+    guard = config.guard.held_out if isinstance(config, PpoConfig) and config.guard is not None else None
+    return [config.reward, *([] if guard is None else [guard.reward])]
 
 
 def _positions(format: ChatFormat) -> int | None:

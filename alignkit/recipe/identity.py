@@ -88,10 +88,9 @@ class _Identity:
         path = existing(value) if keys[-1] in PATH_KEYS else None
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
-        is_file = isinstance(group, DataOptions) or (
-            isinstance(group, RewardSource) and group.kind in ("lexicon", "judge")
-        )
-        if is_file and keys[-1] == "path":
+        files = ("lexicon", "judge")
+        is_file = isinstance(group, DataOptions) or (isinstance(group, RewardSource) and group.kind in files)
+        if (is_file and keys[-1] == "path") or keys[-1] == "guidelines":
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
         if names_model(group, keys[-1]):
             return f"revision {revision(value, self.stage.mark(*keys))}"

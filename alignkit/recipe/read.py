@@ -12,8 +12,8 @@ from pydantic import Field
 from alignkit.config import Config, InputError, Node, apply_overrides, build, load_yaml
 from alignkit.options import STAGES
 from alignkit.options.shared import RuntimeOptions
+from alignkit.recipe.artifacts import REFERENCE, misused
 
-REFERENCE = re.compile(r"@([A-Za-z0-9_-]+)")
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -102,6 +102,9 @@ def load_recipe(
             found[stage] = _stage(stage, tree, file.seed, allow_code, stages)
         except InputError as error:
             faults.append(str(error))
+    made = {other.name: (other.type, other.config) for other in found.values()}
+    for one in found.values():
+        faults += [f"{one.mark(*keys)}: {fault}" for keys, fault in misused(one.type, one.config, made)]
     if faults:
         raise InputError("\n".join(faults))
     return Recipe(name, path, _in_order(found))

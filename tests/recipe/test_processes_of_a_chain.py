@@ -67,3 +67,43 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     assert_close(launched, two, rtol=0, atol=0)
     record = json.loads((tmp_path / "runs/launched/sft/run.json").read_text())
     assert record["hardware"]["processes"] == 2
+
+
+SAMPLE = """
+name: small
+runtime: {trackers: [], device: cpu}
+stages:
+  sample:
+    model: {path: base, chat_template: none, eos_token: "~"}
+    data: {path: many.jsonl, max_length: 100}
+    reward: {kind: lexicon}
+    samples: 4
+    write: feedback
+    minimum: 0
+    unfinished: keep
+    max_new_tokens: 12
+"""
+
+
+@pytest.mark.slow
+def test_sampling_killed_at_random_moments_and_in_two_processes_writes_the_same_file(tmp_path: Path) -> None:
+    small_chain.prepare(tmp_path)
+    rows = [json.dumps({"prompt": f"say {n}" + "?" * (n % 4)}) for n in range(1000)]
+    (tmp_path / "many.jsonl").write_text("\n".join(rows) + "\n")
+    (tmp_path / "small.yaml").write_text(SAMPLE)
+    assert start(tmp_path, "name=whole").wait() == 0
+    draw = random.Random(0)
+    chunks = tmp_path / "runs/killed/sample/chunks"
+    for made in range(1, 10, 3):
+        driver = start(tmp_path, "name=killed")
+        while driver.poll() is None and len(list(chunks.glob("*.json"))) < made:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.3))
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert made <= len(list(chunks.glob("*.json"))) < 16
+    assert start(tmp_path, "name=killed", "runtime.processes=2").wait() == 0
+    whole, killed = (tmp_path / "runs" / name / "sample" for name in ("whole", "killed"))
+    assert (whole / "data/feedback.jsonl").read_bytes() == (killed / "data/feedback.jsonl").read_bytes()
+    logs = [(folder / "metrics.jsonl").read_text() for folder in (whole, killed)]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 16

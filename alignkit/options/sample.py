@@ -1,0 +1,67 @@
+"""Options of the sample stage, which turns a policy and a reward into data. Knows no model and no torch."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from alignkit.config import Config
+from alignkit.options.reward_source import RewardSource
+from alignkit.options.shared import DataOptions, ModelOptions, check_frozen
+
+
+class SampleConfig(Config):
+    """Draw answers to prompts, score them, and write data that later stages name as `data: {path: "@sample"}`: the
+    best of n (RAFT, Dong et al. 2023; STaR where the reward is a rule), rankings, pairs, or labelled answers."""
+
+    model: ModelOptions
+    """The policy to sample from."""
+    data: DataOptions
+    """The prompts: all of them, `validation` has no meaning here."""
+    reward: RewardSource
+    """What an answer is worth."""
+    write: Literal["best", "ranking", "pair", "feedback"] = "best"
+    """best: demonstrations, the `top` answers of each prompt; ranking: comparisons, all its answers by score, equal
+    scores tied; pair: comparisons, its best against its worst; feedback: each answer, good from `minimum` on."""
+    samples: int = Field(default=4, ge=1)
+    """Answers drawn to each prompt, n."""
+    top: int = Field(default=1, ge=1)
+    """best: how many different answers of a prompt are kept."""
+    minimum: float | None = None
+    """best: answers of a lower score are left out (rejection sampling); feedback: answers of a lower score are bad."""
+    unfinished: Literal["drop", "keep"] = "drop"
+    """Answers that max_new_tokens cut off: left out, or taken as if they had ended there."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """The longest answer, in tokens, its end token included."""
+    min_new_tokens: int = Field(default=0, ge=0)
+    """No end token before this many."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Of sampling; 0 is greedy, one answer to each prompt."""
+    seed: int = 0
+    """Set from the recipe."""
+
+    @field_validator("data")
+    @classmethod
+    def _all_of_them(cls, options: DataOptions) -> DataOptions:
+        return options.model_copy(update={"validation": 0})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_frozen(self.model, self.data)
+        self.only_with(self.write == "best", f"with write: {self.write}", "top")
+        self.only_with(self.write in ("best", "feedback"), f"with write: {self.write}", "minimum")
+        if self.write == "feedback" and self.minimum is None:
+            raise ValueError("write: feedback needs minimum: the score from which on an answer is good")
+        if self.write in ("ranking", "pair") and self.samples < 2:
+            raise ValueError(f"write: {self.write} compares the answers to a prompt: give samples: 2 or more")
+        if self.top > self.samples:
+            raise ValueError(f"top {self.top} exceeds samples {self.samples}")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"temperature: 0 is greedy, and all {self.samples} samples would be equal; raise it")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The data files it leaves, by their names without suffix."""
+        return ({"best": "demonstrations", "feedback": "feedback"}.get(self.write, "comparisons"),)

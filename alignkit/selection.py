@@ -1,0 +1,146 @@
+"""Which of a prompt's scored answers become data: the best, a ranking, a pair, labels. Knows no model and no file."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from alignkit.options.sample import SampleConfig
+from alignkit.records import Comparison, Demonstration, Feedback, Message, Prompt, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer to a prompt, and what it is worth."""
+
+    response: Message
+    score: float
+    finished: bool = True
+    """False where the length limit cut it."""
+    parts: dict[str, float] = field(default_factory=dict[str, float])
+    """What the score is made of, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What one prompt gives."""
+
+    records: tuple[Record, ...]
+    used: tuple[Candidate, ...]
+    """The answers in the records, in their order."""
+    dropped: str | None = None
+    """Why there is no record: "failed", "unfinished", "empty", "below_minimum", "tied" or "one_answer"."""
+
+
+def best_of(scores: Sequence[float], top: int = 1, minimum: float | None = None) -> list[int]:
+    """The places of the `top` highest scores, best first, equal ones as they stand; none below `minimum`.
+
+    With top = 1 and draws from π, this is a draw from best-of-n of π (Stiennon et al. 2020).
+    """
+    order = sorted(range(len(scores)), key=lambda n: (-scores[n], n))
+    return [n for n in order if minimum is None or scores[n] >= minimum][:top]
+
+
+def ranks_of(scores: Sequence[float]) -> list[int]:
+    """The rank of each score: 1 is the highest, equal scores have equal ranks, and no rank is left out."""
+    levels = sorted(set(scores), reverse=True)
+    return [levels.index(score) + 1 for score in scores]
+
+
+def best_and_worst(scores: Sequence[float]) -> tuple[int, int] | None:
+    """The places of the highest and the lowest score, the first of equal ones; None where all are equal."""
+    if len(set(scores)) < 2:
+        return None
+    return scores.index(max(scores)), scores.index(min(scores))
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """log n - (n - 1)/n nats: an upper BOUND on KL(best-of-n of π ‖ π), whatever the reward (Beirami et al. 2024,
+    https://arxiv.org/abs/2401.01879). The KL itself is below it where answers repeat or tie."""
+    return math.log(n) - (n - 1) / n
+
+
+def select(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig) -> Selection:
+    """The records that one prompt's answers make, as config.write says; equal answers count once.
+
+    A record's columns are the prompt's, and in "sampled" the score and its parts, unless scores stand in `margins`.
+    """
+    if not candidates:  # the reward failed on every answer
+        return Selection((), (), "failed")
+    finished = [one for one in candidates if one.finished or config.unfinished == "keep"]
+    if not finished:
+        return Selection((), (), "unfinished")
+    different = _merged(finished)
+    if config.write == "best":
+        return _best(prompt, different, config)
+    if config.write == "feedback":
+        assert config.minimum is not None, "SampleConfig checks it"
+        labels = [one.score >= config.minimum for one in different]
+        records = [
+            Feedback(prompt=prompt.messages, response=(one.response,), label=label, **_common(prompt, one, number))
+            for number, (one, label) in enumerate(zip(different, labels, strict=True))
+        ]
+        return Selection(tuple(records), tuple(different))
+    if len(different) < 2:
+        return Selection((), (), "one_answer")
+    scores = [one.score for one in different]
+    places = best_and_worst(scores)
+    if places is None:
+        return Selection((), (), "tied")
+    chosen = [different[n] for n in (places if config.write == "pair" else best_of(scores, len(scores)))]
+    return Selection((_comparison(prompt, chosen),), tuple(chosen))
+
+
+def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Equal answers as one, in the place of the first; a reward that is not sure of itself gave it a mean score."""
+    alike: list[list[Candidate]] = []
+    for one in candidates:
+        group = next((group for group in alike if group[0].response == one.response), None)
+        if group is None:
+            alike.append([one])
+        else:
+            group.append(one)
+    return [
+        group[0] if len(group) == 1 else replace(group[0], score=math.fsum(one.score for one in group) / len(group))
+        for group in alike
+    ]
+
+
+def _best(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig) -> Selection:
+    said = [one for one in candidates if not one.response.empty]
+    if not said:
+        return Selection((), (), "empty")
+    chosen = [said[n] for n in best_of([one.score for one in said], config.top, config.minimum)]
+    records = [
+        demonstration(prompt, one.response, **_common(prompt, one, number)) for number, one in enumerate(chosen)
+    ]
+    return Selection(tuple(records), tuple(chosen), None if records else "below_minimum")
+
+
+def demonstration(prompt: Prompt, response: Message, **common: Any) -> Demonstration:
+    """The answer as a demonstration; what the assistant said before it is context."""
+    context = tuple(
+        turn.model_copy(update={"weight": 0.0}) if turn.role == "assistant" else turn for turn in prompt.messages
+    )
+    return Demonstration(messages=(*context, response), **common)
+
+
+def _comparison(prompt: Prompt, candidates: Sequence[Candidate]) -> Comparison:
+    scores = [one.score for one in candidates]
+    parts = {name: [one.parts[name] for one in candidates] for name in candidates[0].parts}
+    return Comparison(
+        prompt=prompt.messages,
+        responses=tuple((one.response,) for one in candidates),
+        ranks=tuple(ranks_of(scores)),
+        margins=tuple(scores),
+        tools=prompt.tools,
+        id=prompt.id,
+        columns=prompt.columns | ({"sampled": {"parts": parts}} if parts else {}),
+    )
+
+
+def _common(prompt: Prompt, one: Candidate, number: int) -> dict[str, Any]:
+    """What a record of one answer takes from its prompt; ids stay unique where a prompt gives several."""
+    name = prompt.id if prompt.id is None or not number else f"{prompt.id}/{number + 1}"
+    sampled = {"score": one.score} | ({"parts": one.parts} if one.parts else {})
+    return {"tools": prompt.tools, "id": name, "columns": prompt.columns | {"sampled": sampled}}

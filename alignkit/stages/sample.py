@@ -1,0 +1,159 @@
+"""Draws answers from a policy, scores them, and writes the chosen ones as data. It trains nothing, knows no stage.
+
+It leaves one file in data/ whose records later stages read. Killed, it goes on with the next chunk of prompts, and it
+ends with the same file in any number of processes, up to rounding where a draw falls on the border of two tokens.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from alignkit.chunks import Row, forget_chunks, in_chunks
+from alignkit.config import InputError
+from alignkit.data.write import write_records
+from alignkit.generate import rollout
+from alignkit.models import load_policy
+from alignkit.options.sample import SampleConfig
+from alignkit.options.shared import RuntimeOptions
+from alignkit.prepare import open_setting
+from alignkit.progress import peak_memory_bytes
+from alignkit.prompts import load_prompts, together
+from alignkit.records import Completion, Feedback, Message, Prompt
+from alignkit.rewards import build_reward
+from alignkit.runs import Run
+from alignkit.selection import Candidate, Selection, best_of_n_kl_bound, select
+from reward_models.scores import Reward, checked
+
+
+def run(config: SampleConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Path:
+    """Sample, score, select and write; returns the data's folder. `reward` replaces the recipe's, for library use."""
+    setting = open_setting(config.model, runtime)
+    accelerator, format, budget = setting.accelerator, setting.format, runtime.token_budget
+    prompts, skipped = load_prompts(config, format, run, budget)
+    held = {"device": accelerator.device, "precision": setting.precision}
+    policy = load_policy(config.model, trainable=False, format=format, **held).eval()
+    if reward is None:
+        reward = build_reward(config.reward, token_budget=budget, allow_code=runtime.allow_code, **held)
+    worth: Reward = reward
+
+    def make(numbers: list[int], part: list[Prompt]) -> list[Row]:
+        with accelerator.autocast():
+            completions = rollout(
+                policy,
+                format,
+                part,
+                seed=config.seed,
+                update=0,
+                samples=config.samples,
+                max_new_tokens=config.max_new_tokens,
+                min_new_tokens=config.min_new_tokens,
+                temperature=config.temperature,
+                batch_size=together(part, format, config.max_new_tokens, budget),
+                numbers=numbers,
+            )
+        answers = scored(completions, worth, config.reward.kind)
+        return [
+            {"answers": answers[start : start + config.samples]} for start in range(0, len(answers), config.samples)
+        ]
+
+    worked = in_chunks(prompts, make, _measure, run, accelerator, config.model_dump(mode="json"))
+    candidates = [[_candidate(answer) for answer in _with_score(row)] for row in worked.rows]
+    chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
+    metrics = summary(candidates, chosen, skipped, config)
+    if not metrics["records"]:
+        dropped = {name.removeprefix("dropped/"): n for name, n in metrics.items() if name.startswith("dropped/")}
+        raise InputError(
+            f"sample: none of {len(prompts)} prompts gives a record ({dropped}); look at minimum, max_new_tokens and "
+            "the reward, or draw more samples"
+        )
+    folder = run.directory / "data"
+    if run.is_main:
+        (name,) = config.files
+        write_records(folder / f"{name}.jsonl", [record for one in chosen for record in one.records])
+    accelerator.wait_for_everyone()
+    made = [answer for row in worked.made for answer in row["answers"]]
+    rates = {
+        "examples_per_second": len(made) / worked.seconds,
+        "tokens_per_second": sum(answer["tokens"] for answer in made) / worked.seconds,
+    }
+    run.finish(metrics, rates, peak_memory_bytes(accelerator.device), folder)
+    forget_chunks(run)
+    return folder
+
+
+def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row]:
+    """Each completion as a row of a chunk, with its whole reward: what of it stands inside is added up. The score is
+    None where the reward failed and the recipe skips that."""
+    given = reward(completions)
+    checked([0.0 if total is None else total for total in given.total], completions, name)
+    steps = given.steps or [()] * len(completions)
+    return [
+        {
+            "response": completion.response.model_dump(mode="json", exclude_none=True),
+            "score": None if total is None else total + sum(value for _, value in inside),
+            "parts": {part: values[n] for part, values in given.parts.items()},
+            "finished": completion.finished,
+            "tokens": len(completion.ids),
+        }
+        for n, (completion, total, inside) in enumerate(zip(completions, given.total, steps, strict=True))
+    ]
+
+
+def _with_score(row: Row) -> list[Row]:
+    return [answer for answer in row["answers"] if answer["score"] is not None]
+
+
+def _candidate(answer: Row) -> Candidate:
+    response = Message.model_validate(answer["response"])
+    return Candidate(response, answer["score"], answer["finished"], answer["parts"])
+
+
+def _measure(rows: Sequence[Row]) -> dict[str, float]:
+    """Of one chunk, for metrics.jsonl."""
+    answers = [answer for row in rows for answer in row["answers"]]
+    known = [scores for row in rows if (scores := [answer["score"] for answer in _with_score(row)])]
+    found = (
+        {"score": fmean(s for scores in known for s in scores), "best_score": fmean(map(max, known))} if known else {}
+    )
+    return found | {
+        "failed": 1 - len(every) / len(answers),
+        "tokens": fmean(answer["tokens"] for answer in answers),
+        "unfinished": fmean(not answer["finished"] for answer in answers),
+    }
+
+
+def summary(
+    candidates: Sequence[Sequence[Candidate]], chosen: Sequence[Selection], skipped: int, config: SampleConfig
+) -> dict[str, float]:
+    """What was drawn and what became of it: prompts = kept + all dropped/…, and mean scores of all and of the kept.
+
+    best_of_n_kl_bound, nats, bounds the KL of one answer's choice among its n from above; prompts that were dropped
+    are not in it. It is no KL.
+    """
+    answers = [one for some in candidates for one in some]
+    drawn = len(candidates) * config.samples
+    used = [one.score for selection in chosen for one in selection.used]
+    dropped = Counter(selection.dropped for selection in chosen if selection.dropped)
+    dropped.update({"over_long": skipped} if skipped else {})
+    records = [record for selection in chosen for record in selection.records]
+    result: dict[str, float] = {
+        "prompts": len(candidates) + skipped,
+        "kept": sum(bool(selection.records) for selection in chosen),
+        **{f"dropped/{reason}": n for reason, n in sorted(dropped.items())},
+        "records": len(records),
+        "answers": drawn,
+        "answers/failed": drawn - len(answers),
+        "answers/unfinished": sum(not one.finished for one in answers),
+    }
+    if answers:
+        result["score"] = fmean(one.score for one in answers)
+    if used:
+        result["score_kept"] = fmean(used)
+    if config.write == "best" and config.top == 1:
+        result["best_of_n_kl_bound"] = best_of_n_kl_bound(config.samples)
+    if config.write == "pair" and used:
+        result["score_gap"] = fmean(best - worst for best, worst in zip(used[::2], used[1::2], strict=True))
+    if config.write == "feedback":
+        result["good"] = fmean(record.label for record in records if isinstance(record, Feedback)) if records else 0.0
+    return result
