@@ -113,9 +113,8 @@ def _measure(rows: Sequence[Row]) -> dict[str, float]:
     """Of one chunk, for metrics.jsonl."""
     answers = [answer for row in rows for answer in row["answers"]]
     known = [scores for row in rows if (scores := [answer["score"] for answer in _with_score(row)])]
-    found = (
-        {"score": fmean(s for scores in known for s in scores), "best_score": fmean(map(max, known))} if known else {}
-    )
+    every = [score for scores in known for score in scores]
+    found = {"score": fmean(every), "best_score": fmean(map(max, known))} if known else {}
     return found | {
         "failed": 1 - len(every) / len(answers),
         "tokens": fmean(answer["tokens"] for answer in answers),
