@@ -21,7 +21,7 @@ SHARES = ("win_rate", "finished", "accuracy", "exact_match", "precision", "recal
 SHARES_END = ("_declined", "_answered", "_admitted")
 """Metrics shown in percent."""
 SECONDARY = re.compile(
-    r"seconds|learning_rate|tokens_per_second|lost_updates|.*grad_norm|(policy|critic)/.*|.*kl_coef"
+    r"seconds(/.*)?|learning_rate|tokens_per_second|lost_updates|.*grad_norm|(policy|critic)/.*|.*kl_coef"
 )
 """Curves that say how a training ran, not what it did: folded away."""
 

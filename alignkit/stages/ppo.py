@@ -103,6 +103,7 @@ class Ppo:
         orders = [self.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
         prompts, places = self.drawn(number), range(self.rank, self.prompts, self.ranks)
         completions = self.sample(prompts, number, places, config.samples, config.temperature)
+        sampled = time.perf_counter()
         experience = self.score(completions, orders[0])
         metrics = self.describe(experience) | {"objective/kl_coef": self.memory["kl_coef"]}
         if number == 0:
@@ -110,14 +111,17 @@ class Ppo:
             self.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
         baseline = self.greedy_scores(prompts, number, places) if config.advantage == "remax" else None
         columns, judged = self.advantages(experience, baseline)
+        judged_at = time.perf_counter()
         factor = schedule_factor(config.train, number, self.total)
         names = ["critic"] if number < config.critic.warmup else list(self.trained())
         trained = self.optimise(experience.rollouts, columns, orders, factor, names)
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
-        seconds, tokens = time.perf_counter() - started, metrics["completion/length"] * config.train.batch_size
-        rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / seconds}
-        return {**metrics, **judged, **trained, **rates, "seconds": seconds}
+        ended, tokens = time.perf_counter(), metrics["completion/length"] * config.train.batch_size
+        rates = {"learning_rate": factor * config.train.learning_rate, "tokens_per_second": tokens / (ended - started)}
+        phases = {"generation": sampled - started, "scoring": judged_at - sampled, "update": ended - judged_at}
+        seconds = {f"seconds/{phase}": spent for phase, spent in phases.items()}
+        return {**metrics, **judged, **trained, **rates, **seconds, "seconds": ended - started}
 
     # -------------------------------------------------------------------------------------------------- sample
 

@@ -57,7 +57,7 @@ def start(directory: Path, settings: PpoConfig, reward: Any = letters, **runtime
 def metrics(run: Run) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without what a clock measured."""
     lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
-    clock = ("seconds", "tokens_per_second")
+    clock = ("seconds", "seconds/generation", "seconds/scoring", "seconds/update", "tokens_per_second")
     return [{name: value for name, value in line.items() if name not in clock} for line in lines]
 
 
