@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--works", nargs="+", default=list(WORKS), choices=list(WORKS))
     parser.add_argument("--updates", type=int, default=4, help=f"of {BATCH} answers each")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--token-budget", type=int, default=8192, help="alignkit's rows, in tokens")
+    parser.add_argument("--token-budget", type=int, default=1024, help="alignkit's rows, in tokens")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

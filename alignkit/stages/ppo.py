@@ -35,6 +35,8 @@ from reward_models.rules import repeated
 
 VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
+SAMPLED = 16
+"""Tokens that are sampled together for each one of a training pass: keys and values are a small part of activations."""
 
 
 def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Path:
@@ -149,7 +151,7 @@ class Ppo:
                 max_new_tokens=config.max_new_tokens,
                 min_new_tokens=config.min_new_tokens,
                 temperature=temperature,
-                batch_size=self.actors.generation_batch,
+                batch_size=SAMPLED * self.actors.generation_batch,
                 numbers=places,
             )
 
