@@ -8,10 +8,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicCache
 
 from alignkit.chat import ChatFormat
 from alignkit.policy import Policy
+from alignkit.prefill import prompt_cache
 from alignkit.records import Completion, Prompt
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -43,51 +52,95 @@ def rollout(
     contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
     jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
     by_length = sorted(jobs, key=lambda job: len(contexts[job[0]]))
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=list(format.stop_ids) or None,
-        pad_token_id=format.pad_id,
-    )
     answers: dict[tuple[int, int], list[int]] = {}
     for start in range(0, len(by_length), batch_size):
         part = by_length[start : start + batch_size]
         keys = row_keys(seed, update, [numbers[p] for p, _ in part], [s for _, s in part])
-        rows = _generate(policy, [contexts[p] for p, _ in part], keys, config, temperature, min_new_tokens, format)
+        draw = KeyedDraw(keys, len(contexts[part[-1][0]]), temperature, min_new_tokens, format.stop_ids)
+        rows = _generate(policy, [contexts[p] for p, _ in part], draw, max_new_tokens, format)
         answers.update(zip(part, rows, strict=True))
     return [completion_of(prompts[p], answers[p, s], format) for p, s in jobs]
 
 
 def _generate(
-    policy: Policy,
-    contexts: list[list[int]],
-    keys: Tensor,
-    config: GenerationConfig,
-    temperature: float,
-    min_new_tokens: int,
-    format: ChatFormat,
+    policy: Policy, contexts: list[list[int]], draw: "KeyedDraw", max_new_tokens: int, format: ChatFormat
 ) -> list[list[int]]:
     """The generated ids of one left-padded batch, each up to its first stop token."""
-    longest = max(len(context) for context in contexts)
-    ids = torch.tensor([[format.pad_id] * (longest - len(context)) + context for context in contexts])
-    mask = torch.tensor([[0] * (longest - len(context)) + [1] * len(context) for context in contexts])
-    draw = KeyedDraw(keys, longest, temperature, min_new_tokens, format.stop_ids)
-    with policy.plain() as model, torch.no_grad():
-        device = next(model.parameters()).device
-        # A checkpoint's own defaults (repetition penalty, forced tokens …) would change the distribution unseen.
-        kept, model.generation_config = model.generation_config, GenerationConfig()
-        try:
-            rows = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=config,
-                logits_processor=LogitsProcessorList([draw]),
-            )
-        finally:
-            model.generation_config = kept
-    return [_until_stop(row, format.stop_ids) for row in rows[:, longest:].tolist()]
+    longest = draw.prompt_length
+    device = next(policy.model.parameters()).device
+    ids = torch.tensor([[format.pad_id] * (longest - len(context)) + context for context in contexts], device=device)
+    mask = torch.tensor([[0] * (longest - len(context)) + [1] * len(context) for context in contexts], device=device)
+    with torch.no_grad():
+        cache = prompt_cache(policy, contexts, max_new_tokens)
+        with policy.plain() as model:
+            # A checkpoint's own defaults (repetition penalty, forced tokens …) would change the distribution unseen.
+            kept, model.generation_config = model.generation_config, GenerationConfig()
+            try:
+                rows = _decode(model, ids, mask, cache, draw, longest + max_new_tokens, format)
+            finally:
+                model.generation_config = kept
+    return [_until_stop(row[longest:], format.stop_ids) for row in rows]
+
+
+def _decode(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    cache: DynamicCache | None,
+    draw: "KeyedDraw",
+    length: int,
+    format: ChatFormat,
+) -> list[list[int]]:
+    """Each row's ids, up to `length`. With a cache, finished rows leave whenever they are half of those generated."""
+    stops = torch.tensor(format.stop_ids, dtype=torch.int64, device=ids.device)
+    rows: dict[int, list[int]] = {}
+    here = torch.arange(len(ids), device=ids.device)
+    while True:
+        config = GenerationConfig(
+            max_new_tokens=length - ids.shape[1],
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            eos_token_id=list(format.stop_ids) or None,
+            pad_token_id=format.pad_id,
+        )
+        half = [] if cache is None else [_HalfFinished(draw.prompt_length, stops)]
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([draw]),
+            stopping_criteria=StoppingCriteriaList(half),
+        )
+        rows.update(zip(here.tolist(), ids.tolist(), strict=True))
+        left = (~_finished(ids, draw.prompt_length, stops)).nonzero().squeeze(1)
+        if cache is None or not len(left) or ids.shape[1] == length:
+            return [rows[n] for n in range(len(rows))]
+        here, ids, mask = here[left], ids[left], _lengthened(mask, ids.shape[1])[left]
+        cache.batch_select_indices(left)
+        draw.keys = draw.keys[left.cpu()]
+
+
+class _HalfFinished(StoppingCriteria):
+    """Stops every row as soon as half of them are finished."""
+
+    def __init__(self, prompt_length: int, stops: Tensor) -> None:
+        self.prompt_length = prompt_length
+        self.stops = stops
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        finished = _finished(input_ids, self.prompt_length, self.stops)
+        return (2 * finished.sum() >= len(finished)).expand(len(finished))
+
+
+def _finished(ids: Tensor, prompt_length: int, stops: Tensor) -> Tensor:
+    """[B] whether a stop token was generated."""
+    return torch.isin(ids[:, prompt_length:], stops).any(1)
+
+
+def _lengthened(mask: Tensor, length: int) -> Tensor:
+    return torch.cat([mask, mask.new_ones(len(mask), length - mask.shape[1])], 1)
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

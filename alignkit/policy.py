@@ -19,6 +19,8 @@ from alignkit.trunk import plain_attention, replaced_trunk, run_trunk, trunk_of
 
 # Logits of one chunk of predictions, in numbers: 256 MB in float32. Above it, chunks are recomputed backward.
 CHUNK = 2**26
+# Below it, on a CPU, pieces that its caches hold: 8 MB, or 256 predictions where the vocabulary is larger.
+PIECE, PREDICTIONS = 2**21, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,17 @@ class Policy(Role):
         if self.value_head is not None:
             with torch.autocast(hidden.device.type, enabled=False):
                 values = self.value_head(hidden.float()).squeeze(-1)
-        rows = max(1, CHUNK // self.model.get_output_embeddings().weight.shape[0])
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        rows = max(1, CHUNK // vocabulary)
+        recomputed = len(hidden) > rows and torch.is_grad_enabled()
+        if not recomputed and hidden.device.type == "cpu":
+            rows = min(rows, max(PREDICTIONS, PIECE // vocabulary))
         chunks: list[tuple[Tensor, Tensor, Tensor]] = []
         held = batch.entry_columns.get("barred") if barred else None
         holds = [None] * len(batch.target) if held is None else held.split(rows)
         for chunk, target, hold in zip(hidden.split(rows), batch.target.split(rows), holds, strict=False):
             arguments = (chunk, target, temperature, entropy, collision, states.output, hold, barred)
-            if len(hidden) > rows and torch.is_grad_enabled():
+            if recomputed:
                 chunks.append(checkpoint(self._head, *arguments, use_reentrant=False))
             else:
                 chunks.append(self._head(*arguments))

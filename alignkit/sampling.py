@@ -16,6 +16,9 @@ from alignkit.records import Completion, Prompt
 from alignkit.rl import Reduce
 from alignkit.scoring import Scored, scored
 
+SAMPLED = 16
+"""Tokens sampled together for each one of a training pass: keys and values are a small part of activations."""
+
 
 @dataclass
 class Sampled:
@@ -94,7 +97,7 @@ class Sampler:
                 max_new_tokens=config.max_new_tokens,
                 min_new_tokens=config.min_new_tokens,
                 temperature=temperature,
-                batch_size=actors.generation_batch,
+                batch_size=SAMPLED * actors.generation_batch,
                 numbers=keys,
             )
 

@@ -217,13 +217,16 @@ def run_trl(stage: str, variant: str, folder: Path) -> dict[str, Any]:
 def child(stage: str, variant: str, folder: Path) -> None:
     """Run one variant and print its figures."""
     figures = (run_trl if variant.startswith("trl") else run_ours)(stage, variant, folder)
-    scale = 1 if sys.platform == "darwin" else 1024
-    figures["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    print("FIGURES " + json.dumps(figures | {"memory": peak_memory()}))
+
+
+def peak_memory() -> int:
+    """Bytes: the largest that CUDA's allocations were, or this process."""
     import torch  # noqa: PLC0415
 
     if torch.cuda.is_available():
-        figures["memory"] = torch.cuda.max_memory_allocated()
-    print("FIGURES " + json.dumps(figures))
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
@@ -254,7 +257,7 @@ def main() -> None:
         for number in range(arguments.rounds):
             for variant in chosen:
                 if number == 0 or variant in MEASURED:
-                    results[stage][variant].append(_spawn(stage, variant, folder))
+                    results[stage][variant].append(spawned(__file__, stage, variant, folder))
         _print_table(stage, results[stage], arguments.rows, tokens[stage])
         if arguments.json:
             versions = {name: version(name) for name in packages}
@@ -271,12 +274,16 @@ def main() -> None:
             arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _spawn(stage: str, variant: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", stage, variant, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def spawned(script: str, *work: object, first_on_path: Path | None = None) -> dict[str, Any]:
+    """The figures that `script --child WORK` prints, as a process of its own."""
+    environment = dict(os.environ)
+    if first_on_path is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(first_on_path), environment.get("PYTHONPATH", "")])
+    command = [sys.executable, script, "--child", *map(str, work)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
     if not lines:
-        raise RuntimeError(f"{stage}, {variant}: {done.stderr[-3000:]}")
+        raise RuntimeError(f"{' '.join(map(str, work))}: {done.stderr[-3000:]}")
     return json.loads(lines[-1].removeprefix("FIGURES "))
 
 
