@@ -16,6 +16,8 @@ from alignkit.rl import Reduce
 from reward_models.running import moments, observe
 from reward_models.scores import Reward, RewardFailure, checked, shown
 
+NONE_LEFT = "reward: it failed on every completion; nothing is left to go by"
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -68,9 +70,14 @@ def _column(values: Sequence[float | None]) -> Tensor:
 
 
 def with_scores(orders: list[list[list[int]]], scores: Tensor, reduce: Reduce) -> list[list[list[int]]]:
-    """The minibatches of each epoch without the completions that have no score; one that no rank has any of goes."""
+    """The minibatches of each epoch without the completions that have no score; one that no rank has any of goes.
+
+    Raises RewardFailure where nothing is left.
+    """
     kept = [[[n for n in part if not scores[n].isnan()] for part in order] for order in orders]
     sizes = reduce(torch.tensor([[len(part) for part in order] for order in kept])).tolist()
+    if not any(n for row in sizes for n in row):
+        raise RewardFailure(NONE_LEFT)
     return [[p for p, n in zip(order, row, strict=True) if n] for order, row in zip(kept, sizes, strict=True)]
 
 
@@ -88,7 +95,7 @@ def report(
     sums, counts = reduce(torch.tensor(each, dtype=torch.float64)).unbind(1)
     means = dict(zip(columns, (sums / counts).tolist(), strict=True))
     if means["objective/failed"] == 1:
-        raise RewardFailure("reward: it failed on every completion; nothing is left to train on")
+        raise RewardFailure(NONE_LEFT)
     return means
 
 

@@ -199,7 +199,7 @@ class PpoConfig(Config):
             raise ValueError(f"advantage: {self.advantage} compares the samples of a prompt: give samples: 2 or more")
         if self.resample and self.samples < 2:
             raise ValueError("resample compares the samples of a prompt: give samples: 2 or more")
-        if self.resample and any(leaf.normalise == "running" for leaf in self.reward.leaves()):
+        if self.resample and self.reward.remembers():
             raise ValueError("resample replaces what normalise: running has already seen; leave one of them out")
         by_critic, where = self.advantage == "gae", f"with advantage: {self.advantage}"
         self.only_with(by_critic, where, "critic", "lam", "value_clip")

@@ -114,6 +114,10 @@ class RewardSource(Config):
         """The rewards that this one is made of, itself where it is one."""
         return [leaf for source in self.of.values() for leaf in source.leaves()] or [self]
 
+    def remembers(self) -> bool:
+        """Whether this one, or one that it is made of, is normalised by all it has scored."""
+        return self.normalise == "running" or any(source.remembers() for source in self.of.values())
+
     def refuse_memory(self, option: str) -> None:
         """Raise ValueError for what only the reward that a policy is optimised by can do: skip, and remember."""
         for name, default in (("normalise", "none"), ("on_failure", "stop")):

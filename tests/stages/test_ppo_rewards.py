@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from alignkit.actors import load_actors
 from alignkit.advantages import advantage_columns
-from alignkit.config import build
+from alignkit.config import InputError, build
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Scores
@@ -263,3 +263,28 @@ def test_two_processes_skip_and_remember_as_one(folder: Path, tmp_path: Path) ->
         assert other == pytest.approx(one, rel=1e-3, abs=1e-3, nan_ok=True)
     for name, value in weights(alone).items():
         assert (weights(together)[name] - value).norm() <= 1e-4 * value.norm(), name
+
+
+def test_nothing_is_trained_on_nothing(folder: Path, tmp_path: Path) -> None:
+    """All fail in the third update: what two have trained is saved, and a reward that works goes on from there."""
+    settings = config(
+        folder, missing_eos={"rule": "keep"}, data={"validation": 0}, score_scaling="running",
+        train={"steps": 4, "checkpoint_every": 4},
+    )  # fmt: skip
+    whole, calls = start(tmp_path / "whole", settings), count(1)
+
+    def fails(completions: list[Completion]) -> Scores:
+        return Scores(total=(None,) * len(completions)) if next(calls) == 3 else letters(completions)
+
+    with pytest.raises(RewardFailure, match="it failed on every completion"):
+        start(tmp_path / "stopped", settings, fails)
+    resumed = start(tmp_path / "stopped", settings)
+    assert metrics(resumed) == metrics(whole) and next(calls) == 4
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
+
+
+def test_resampling_and_remembering_exclude_each_other(folder: Path) -> None:
+    inside = {"kind": "combined", "of": {"a": {"kind": "lexicon"}}, "normalise": "running"}
+    with pytest.raises(InputError, match="resample replaces what normalise: running has already seen"):
+        config(folder, reward={"kind": "combined", "of": {"b": inside}}, resample=1, samples=2)
