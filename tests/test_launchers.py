@@ -26,12 +26,12 @@ def python(*words: str, folder: Path = ROOT, **variables: str) -> subprocess.Com
 def test_help_lists_every_option_with_its_description(name: str, tmp_path: Path) -> None:
     shown = python(str(ROOT / "recipes" / f"{name}.py"), "--help", folder=tmp_path)
     assert shown.returncode == 0 and f"recipes/{name}.py [RECIPE] [key=value ...]" in shown.stdout
-    lines = [line.strip() for line in shown.stdout.splitlines()]
+    lines = shown.stdout.splitlines()
     for option, field in (STAGES[name].model_fields if name in STAGES else {}).items():
         assert field.description, f"{name}: {option} is not described"
-        (at,) = [n for n, line in enumerate(lines) if line.startswith(f"{option}:")]
-        assert lines[at + 1] == " ".join(field.description.split())
-    assert any(line.startswith("runtime.token_budget: int = 8192") for line in lines)
+        (at,) = [n for n, line in enumerate(lines) if line.startswith(f"  {option}:")]
+        assert lines[at + 1].strip() == " ".join(field.description.split())
+    assert any(line.startswith("  runtime.token_budget: int = 8192") for line in lines)
 
 
 def test_a_launchers_folder_hides_no_package(tmp_path: Path) -> None:
