@@ -36,7 +36,7 @@ from reward_models.rules import repeated
 VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
 SAMPLED = 16
-"""Tokens that are sampled together for each one of a training pass: keys and values are a small part of activations."""
+"""Tokens sampled together for each one of a training pass: keys and values are a small part of activations."""
 
 
 def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Path:
