@@ -264,7 +264,7 @@ class Ppo:
         number: int = 0,
     ) -> tuple[dict[str, float], Tensor]:
         """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps, and
-        the log-probabilities [N, T] that the first step read."""
+        where `columns` lack "old", the log-probabilities [N, T] that the only step read."""
         config = self.config
         barred = self.actors.format.stop_ids if config.min_new_tokens else ()
         read: list[Readings] = []
@@ -279,7 +279,7 @@ class Ppo:
         parts = [part for order in orders for part in order]
         for step, part in enumerate(parts):
             rows = rollouts.rows_of(columns, part)
-            beside = self.beside(number * len(parts) + step)
+            beside = self.beside(number * config.ppo_epochs * config.minibatches + step)
             means: dict[str, float] = {}
             try:
                 for name in names:
@@ -294,7 +294,8 @@ class Ppo:
                     "extreme scores of the reward; the last checkpoint stands"
                 ) from error
             if not logs and "policy" in names:
-                old = rollouts.placed(read[: len(rows)]).get("logps", old) if len(parts) == 1 else old
+                if "old" not in columns:  # the only step, on the rows as they were packed
+                    old = rollouts.placed(read[: len(rows)]).get("logps", old)
                 self.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
             logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
         return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}, old

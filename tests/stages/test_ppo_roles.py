@@ -201,21 +201,31 @@ def test_a_value_head_learns_returns_on_the_policys_states(folder: Path, tmp_pat
     assert load_file(tmp_path / "saved" / "model.safetensors").keys() <= plain.state_dict().keys()
 
 
-def test_the_saved_pass_changes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _unsure(completions: list[Completion]) -> Scores:
+    """Says nothing of some completions."""
+    scores = zip(letters(completions).total, completions, strict=True)
+    return Scores(total=tuple(score if sum(c.ids) % 5 else None for score, c in scores))
+
+
+@pytest.mark.parametrize("reward", [letters, _unsure])
+def test_the_saved_pass_changes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: Any
+) -> None:
     """With one step an update and no KL in the reward, the training pass reads what the scoring pass would have."""
     settings = config(
         folder, advantage="grpo", samples=4, minibatches=1, ppo_epochs=1, kl={"coef": 0.02, "placement": "loss"},
         train={"steps": 4},
     )  # fmt: skip
     assert settings.reads_as_it_trains and not config(folder, minibatches=1, ppo_epochs=1).reads_as_it_trains
-    saved = start(tmp_path / "saved", settings)
-    small = start(tmp_path / "small", settings, token_budget=150)
+    saved = start(tmp_path / "saved", settings, reward)
+    small = start(tmp_path / "small", settings, reward, token_budget=150)
     monkeypatch.setattr(PpoConfig, "reads_as_it_trains", property(lambda self: False))
-    read = start(tmp_path / "read", settings)
+    read = start(tmp_path / "read", settings, reward)
     for ours, rows, theirs in zip(metrics(saved), metrics(small), metrics(read), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
         assert rows == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     assert any(line.get("objective/kl", 0.0) > 1e-4 for line in metrics(saved))
+    assert any(line.get("objective/failed", 0.0) > 0 for line in metrics(saved)) == (reward is _unsure)
 
 
 def _coarse(completions: list[Completion]) -> Scores:
