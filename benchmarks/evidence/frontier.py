@@ -2,8 +2,8 @@
 
     python benchmarks/evidence/frontier.py --model DIR --stories FILE [--seeds 0] [--out DIR] [--quick]
 
-A story is continued so that it sounds positive; the gold reward is the built-in lexicon. PPO and RLOO on gold, PPO on a
-reward model, DPO on the same comparisons, each for several β, stand against the frontier of the tilted reference
+A story is continued so that it sounds positive; the gold reward is the built-in lexicon. PPO and RLOO on gold, PPO on
+a reward model, DPO on the same comparisons, each for several β, stand against the frontier of the tilted reference
 π_ref·exp(r/β), which many reference samples estimate.
 """
 

@@ -43,8 +43,8 @@ def sizes(quick: bool) -> dict[str, Any]:
     return {
         "comparisons": [100, 400, 1600],
         "ensemble": 400,
-        "updates": 80,
-        "batch": 256,
+        "updates": 60,
+        "batch": 128,
         "prompts": 32,
         "samples": 256,
     }
