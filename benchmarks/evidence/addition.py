@@ -1,6 +1,6 @@
 """E8: three-digit addition, taught by examples to about half, then by a verifier alone; and a run that collapses.
 
-    python benchmarks/evidence/addition.py [--seeds 0 1 2] [--out DIR] [--quick]
+    python benchmarks/evidence/addition.py [--seeds 0 1 2] [--out DIR] [--quick] [--collect]
 
 A model of 4 layers and width 64 reads `ABC+DEF=` as characters and answers with four digits, the last one first. SFT
 goes on by epochs until its held-out loss says that about half is right. RLOO then has the verifier's 0 or 1 and
@@ -11,54 +11,70 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chain import Options, axes_of, options_of, row_of, run_chain, save, seconds_of, spread, table, write_results
+from chain import Options, axes_of, options_of, row_of, run_chain, save, seconds_of, table, write_results
 from chain import write_rows as write
 
-from alignkit.report.read import Stage
+from alignkit.report.read import Stage, read_stages
 
 TRAINED, HELD_OUT, TESTED = 10_000, 1_000, 1_000
 HALF = 0.25  # nats a token over five tokens: about half of the answers are right
 MARKS = (204_800, 310_272)  # samples after which the published run was read
-MODELS = {"sft": "SFT", "rloo": "RLOO", "fast": "RLOO, too fast", "guarded": "the same, guarded"}
+NAME = "addition"  # of the recipe
 Chain = dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    options = options_of("addition", __doc__)
-    found = [one_seed(options, seed) for seed in options.seeds]
+    collect = {"action": "store_true", "help": "run nothing: tabulate what is there, finished or not"}
+    options = options_of("addition", __doc__, collect=collect)
+    found = [collected(options, seed) if options.given.collect else one_seed(options, seed) for seed in options.seeds]
     write_results(options.results("addition"), options, {"sizes": sizes(options.quick), "runs": found})
     print(tables(found))
     picture(found, options.picture("addition"))
 
 
 def sizes(quick: bool) -> dict[str, int]:
-    """Updates of the two runs, prompts of an update, updates between validations, further epochs of SFT at most."""
-    updates = {"rloo": 4, "fast": 4, "every": 2, "more_sft": 1} if quick else {"rloo": 606, "fast": 600}
-    return {"every": 40, "more_sft": 20, **updates, "rloo_prompts": 64, "fast_prompts": 32, "samples": 8}
+    """Updates of the two runs and between validations, prompts of an update, further epochs of SFT at most."""
+    updates = {"rloo": 4, "fast": 4, "rloo_every": 2, "fast_every": 2, "more_sft": 1}
+    if not quick:
+        updates = {"rloo": 606, "fast": 80, "rloo_every": 40, "fast_every": 10, "more_sft": 20}
+    return {**updates, "rloo_prompts": 64, "fast_prompts": 32, "samples": 8}
 
 
 def one_seed(options: Options, seed: int) -> dict[str, Any]:
-    """The whole chain with one seed: curves, evaluations, seconds."""
+    """Bring the whole chain up to date with one seed; what it found."""
     folder, size = options.out / str(seed), sizes(options.quick)
     files = sums(folder / "data", seed)
     chain, last = supervised(files), "sft"
-    runs = run_chain(folder, "addition", seed, chain)
+    runs = run_chain(folder, NAME, seed, chain)
     while runs[last].record.metrics["nll"] > HALF and len(chain) < size["more_sft"] + 2:
         name = f"sft-{len(chain) - 1}"
         train = {**chain["sft"]["train"], "epochs": 1, "learning_rate": 1e-3, "warmup": 0.0}
         chain[name] = {**chain["sft"], "stage": "sft", "model": {"path": f"@{last}"}, "train": train}
-        runs, last = run_chain(folder, "addition", seed, chain), name
-    examples = {"sft_examples": int(runs["sft"].curves["data/train"][0][1] * (6 + len(chain) - 2))}
-    chain |= reinforced(files, f"@{last}", size)
-    runs = run_chain(folder, "addition", seed, chain)
-    own = {name: last if name == "sft" else name for name in MODELS}
+        runs, last = run_chain(folder, NAME, seed, chain), name
+    run_chain(folder, NAME, seed, chain | reinforced(files, f"@{last}", size))
+    return collected(options, seed)
+
+
+def collected(options: Options, seed: int) -> dict[str, Any]:
+    """Curves, evaluations and seconds of what one seed's runs left; of an unfinished run its curve."""
+    size = sizes(options.quick)
+    runs = {run.name: run for run in read_stages(options.out / str(seed) / "runs" / NAME)}
+    done = {name: run for name, run in runs.items() if run.record.status == "done"}
+    epochs = 6 + sum(name.startswith("sft-") for name in runs)
+    tested = {
+        name: row_of(done[table], f"sft-{epochs - 6}" if name == "sft" else name, "reward")
+        for table, names in {"collapse": ("sft", "fast", "guarded"), "learnt": ("rloo",)}.items()
+        for name in names
+        if table in done
+    }
     return {
         "seed": seed,
-        **examples,
-        "curves": {name: curve(runs[name], size) for name in ("rloo", "fast", "guarded")},
-        "ended_at": runs["guarded"].record.metrics.get("guard/ended_at"),
-        **{kind: {name: row_of(runs[kind], own[name], "reward") for name in MODELS} for kind in ("sampled", "greedy")},
-        "seconds": seconds_of(runs.values()),
+        "sft_epochs": epochs,
+        "curves": {name: curve(runs[name], size) for name in ("rloo", "fast", "guarded") if name in runs},
+        "unfinished": [name for name in runs if name not in done],
+        "ended_at": done["guarded"].record.metrics.get("guard/ended_at") if "guarded" in done else None,
+        "tested": tested,
+        "seconds": seconds_of(done.values()),
     }
 
 
@@ -112,7 +128,7 @@ def reinforced(files: dict[str, str], start: str, size: dict[str, int]) -> Chain
                 "steps": size[name],
                 "schedule": "constant",
                 "eps": 1e-8,
-                "evaluate_every": size["every"],
+                "evaluate_every": size[f"{name}_every"],
             },
             "advantage": "rloo",
             "samples": size["samples"],
@@ -125,17 +141,16 @@ def reinforced(files: dict[str, str], start: str, size: dict[str, int]) -> Chain
     guard = {"held_out": {"reward": rule, "drop": 0.15, "then": "roll_back"}}
     evaluation = {
         "stage": "evaluate",
-        "models": [start, "@rloo", "@fast", "@guarded"],
         "data": {"path": files["test"], "max_length": 16},
         "reward": rule,
         "max_new_tokens": 5,
     }
     return {
-        "rloo": stage("rloo", 3e-4),
         "fast": stage("fast", 1e-3),
         "guarded": {**stage("fast", 1e-3), "guard": guard},
-        "sampled": {**evaluation, "temperature": 1.0},
-        "greedy": {**evaluation, "temperature": 0.0},
+        "collapse": {**evaluation, "models": [start, "@fast", "@guarded"]},
+        "rloo": stage("rloo", 3e-4),
+        "learnt": {**evaluation, "models": [start, "@rloo"]},
     }
 
 
@@ -151,31 +166,44 @@ def at(points: list[tuple[int, float]], samples: int) -> float:
 
 
 def tables(found: list[dict[str, Any]]) -> str:
-    """Exact match of all models, and along the runs."""
-    ends = [
-        [title, *(spread([run[kind][name]["value"] for run in found]) for kind in ("sampled", "greedy"))]
-        for name, title in MODELS.items()
-    ]
-    along = [[f"{mark:,}", spread([at(run["curves"]["rloo"], mark) for run in found])] for mark in MARKS]
-    held = [
+    """Exact match along the run that learns, and of the one that collapses."""
+    learnt = [
         [
             f"{run['seed']}",
-            f"{max(score for _, score in run['curves']['fast']):.3f}",
-            f"{run['curves']['fast'][-1][1]:.3f}",
-            "never" if run["ended_at"] is None else f"{run['ended_at']:.0f}",
-            f"{run['sampled']['fast']['value']:.3f}",
-            f"{run['sampled']['guarded']['value']:.3f}",
+            f"{run['sft_epochs']}",
+            *(f"{at(run['curves']['rloo'], mark):.3f}" if reached(run, mark) else "–" for mark in (0, *MARKS)),
+            cell(run["tested"], "sft"),
+            cell(run["tested"], "rloo"),
+            f"{run['curves']['rloo'][-1][0]:,}",
         ]
         for run in found
     ]
-    head = ["seed", "best held-out", "last held-out", "guard ends at update", "test, last", "test, guarded"]
-    return "\n\n".join(
+    collapsed = [
         [
-            table(["exact match, test", "sampled", "greedy"], ends),
-            table(["RLOO samples", "exact match, held out, sampled"], along),
-            table(head, held),
+            f"{run['seed']}",
+            *(f"{score:.3f}" for score in (run["curves"]["fast"][0][1], run["curves"]["fast"][-1][1])),
+            "never" if run["ended_at"] is None else f"{run['ended_at']:.0f}",
+            *(cell(run["tested"], name) for name in ("sft", "fast", "guarded")),
         ]
-    )
+        for run in found
+        if "fast" in run["curves"]
+    ]
+    marks = [f"{mark:,} samples" for mark in MARKS]
+    head = ["seed", "epochs of SFT", "start", *marks, "test, start", "test, end", "samples run"]
+    other = ["seed", "start", "last", "guard ends at update", "test, start", "test, last", "test, guarded"]
+    return "\n\n".join([table(head, learnt), table(other, collapsed)])
+
+
+def reached(run: dict[str, Any], samples: int) -> bool:
+    """Whether RLOO came that far."""
+    return run["curves"]["rloo"][-1][0] >= samples
+
+
+def cell(tested: dict[str, dict[str, float]], name: str) -> str:
+    """An exact match on the test sums with its interval; a dash where there is none."""
+    if name not in tested:
+        return "–"
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**tested[name])
 
 
 def picture(found: list[dict[str, Any]], path: Path) -> None:
@@ -183,8 +211,12 @@ def picture(found: list[dict[str, Any]], path: Path) -> None:
     figure, (left, right) = axes_of(2)
     for number, run in enumerate(found):
         for axes, name in ((left, "rloo"), (right, "fast")):
+            if name not in run["curves"]:
+                continue
             samples, scores = zip(*run["curves"][name], strict=True)
             axes.plot([n / 1000 for n in samples], scores, lw=1.3, color=f"C{number}", label=f"seed {run['seed']}")
+        if "guarded" not in run["curves"]:
+            continue
         samples, scores = zip(*run["curves"]["guarded"], strict=True)
         best = max(range(len(scores)), key=scores.__getitem__)
         right.plot(samples[best] / 1000, scores[best], "*", ms=9, color=f"C{number}")
