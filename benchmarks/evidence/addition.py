@@ -36,7 +36,7 @@ def sizes(quick: bool) -> dict[str, int]:
     """Updates of the two runs and between validations, prompts of an update, further epochs of SFT at most."""
     updates = {"rloo": 4, "fast": 4, "rloo_every": 2, "fast_every": 2, "more_sft": 1}
     if not quick:
-        updates = {"rloo": 606, "fast": 80, "rloo_every": 40, "fast_every": 10, "more_sft": 20}
+        updates = {"rloo": 606, "fast": 80, "rloo_every": 40, "fast_every": 5, "more_sft": 20}
     return {**updates, "rloo_prompts": 64, "fast_prompts": 32, "samples": 8}
 
 
@@ -145,9 +145,11 @@ def reinforced(files: dict[str, str], start: str, size: dict[str, int]) -> Chain
         "reward": rule,
         "max_new_tokens": 5,
     }
+    fast = stage("fast", 1e-3)
+    fast["train"]["warmup"] = 0.25  # without one the first updates already ruin it, and there is nothing to watch
     return {
-        "fast": stage("fast", 1e-3),
-        "guarded": {**stage("fast", 1e-3), "guard": guard},
+        "fast": fast,
+        "guarded": {**fast, "guard": guard},
         "collapse": {**evaluation, "models": [start, "@fast", "@guarded"]},
         "rloo": stage("rloo", 3e-4),
         "learnt": {**evaluation, "models": [start, "@rloo"]},

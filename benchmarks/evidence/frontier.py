@@ -44,11 +44,11 @@ def sizes(quick: bool) -> dict[str, Any]:
     return {
         "prompts": 24,
         "samples": 1024,
-        "pairs": 3000,
-        "updates": 100,
+        "pairs": 2000,
+        "updates": 60,
         "batch": 128,
         "judged": 64,
-        "betas": [0.2, 0.1, 0.05],
+        "betas": [0.2, 0.05],
     }
 
 
