@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -137,4 +138,5 @@ def axes_of(count: int, width: float = 6.4, height: float = 2.6) -> tuple[Figure
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same from day to day, its letters as text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})

@@ -80,7 +80,7 @@ def one_seed(options: Options, seed: int) -> dict[str, Any]:
         "frontier": frontier.rows(),
         "policies": {name: {**point, **frontier.beside(point)} for name, point in points.items()},
         "best_of_n": [(d * d, value) for d, value in best_of_n(gold, gold, NS)],
-        "reward_accuracy": runs["reward"].record.metrics.get("accuracy"),
+        "reward_accuracy": runs["reward"].record.metrics.get("held_out/accuracy"),
         "seconds": seconds_of(runs.values()),
     }
 
