@@ -24,6 +24,7 @@ SHARPNESS = 8.0  # labels are drawn by 8 times the gold reward, so DPO's β is 8
 NS = (2, 4, 8, 16, 32, 64)
 ARGUMENTS = {
     "model": {"default": "models/stories260k", "help": "a folder with karpathy's stories260K as a transformers model"},
+    "betas": {"type": float, "nargs": "+", "default": [0.2, 0.1, 0.05], "help": "strengths of the KL"},
     "stories": {"default": "data/tinystories.json", "help": "a JSON list of stories"},
 }
 Chain = dict[str, dict[str, Any]]
@@ -40,7 +41,7 @@ def main() -> None:
 def sizes(quick: bool) -> dict[str, Any]:
     """Held-out openings and samples of each, comparisons, updates and their batch, samples to judge a policy by."""
     if quick:
-        return {"prompts": 4, "samples": 64, "pairs": 32, "updates": 2, "batch": 16, "judged": 4, "betas": [0.1]}
+        return {"prompts": 4, "samples": 64, "pairs": 32, "updates": 2, "batch": 16, "judged": 4}
     return {
         "prompts": 24,
         "samples": 1024,
@@ -48,13 +49,13 @@ def sizes(quick: bool) -> dict[str, Any]:
         "updates": 60,
         "batch": 128,
         "judged": 64,
-        "betas": [0.2, 0.05],
     }
 
 
 def one_seed(options: Options, seed: int) -> dict[str, Any]:
     """Frontier, policies and best-of-n with one seed."""
-    folder, size, model = options.out / str(seed), sizes(options.quick), str(options.given.model)
+    folder, model = options.out / str(seed), str(options.given.model)
+    size = {**sizes(options.quick), "betas": options.given.betas}
     held_out, train = openings(Path(options.given.stories), seed, size["prompts"])
     pairs = folder / "data/comparisons.jsonl"
     if not pairs.is_file():
