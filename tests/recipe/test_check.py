@@ -88,7 +88,6 @@ FAULTS = [
 
 JUDGE = "reward={kind: judge, url: 'http://127.0.0.1:9/v1', model: m, guidelines: %s, key_variable: NO_SUCH_KEY_SET}"
 FAULTS += [
-    ("ppo", JUDGE % "none.txt", "reward.guidelines: none.txt: cannot be read as UTF-8"),
     ("ppo", JUDGE % "small.yaml", "reward.key_variable: the environment variable that it names is not set"),
     ("evaluate", "reward={kind: rules, rule: refusal, wanted_column: unsafe}", "has no column 'unsafe'"),
 ]
@@ -102,6 +101,13 @@ def test_check_and_run_refuse_the_same(recipe: Path, stage: str, change: str, me
     with pytest.raises(InputError) as met:
         ran(recipe, stage, f"{stage}.{change}")
     assert message in str(met.value)
+
+
+def test_guidelines_that_are_not_there_are_named(recipe: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"stages\.ppo\.reward\.guidelines: there is no file or folder 'none.txt' here"
+    ):
+        checked(recipe, "ppo." + JUDGE % "none.txt")
 
 
 def test_nothing_is_held_out_of_an_evaluation(recipe: Path) -> None:
