@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
@@ -49,10 +50,28 @@ class Actors:
     """What is trained beside the completions, if anything."""
     tolerance: float
     """Nats a token by which two passes of equal weights may differ in this precision."""
-    generation_batch: int
-    """Completions that fit into the token budget together."""
     token_budget: int
     """Tokens in one forward pass."""
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        if self.accelerator.num_processes == 1:
+            return x
+        return self.accelerator.reduce(x.to(self.accelerator.device), "sum").to(x.device)
+
+    def mean(self, total: float, count: int) -> float:
+        """The mean over all ranks of what this one has a sum and a number of."""
+        sums = self.reduce(torch.tensor([total, count], dtype=torch.float64))
+        return float(sums[0] / sums[1])
+
+    def check(self, what: str, total: float, count: int = 1) -> None:
+        """Zero in theory: a gap means that sampling, scoring and training do not see one and the same model."""
+        gap = self.mean(total, count)
+        if not gap <= self.tolerance:
+            raise RuntimeError(
+                f"{what}: they differ by {gap:.2e} nats a token, more than {self.tolerance:g}. "
+                "Is there dropout in the model, or a module that behaves differently from pass to pass?"
+            )
 
     def save(self, directory: Path) -> None:
         """Write the policy as an artifact that plain `from_pretrained` loads."""
@@ -66,7 +85,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
     prompts, validation, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
     prompts, validation = (fitting(part, [format], config, runtime.token_budget) for part in (prompts, validation))
-    drawn, processes = config.train.batch_size // config.samples, setting.accelerator.num_processes
+    drawn, processes = config.prompts_per_update, setting.accelerator.num_processes
     if not prompts or drawn < processes:
         raise InputError(
             f"ppo: {len(prompts)} prompts, {drawn} of them in an update, for {processes} processes: "
@@ -92,8 +111,6 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
 
     has_critic = config.advantage == "gae" and config.roles != "value_head"
     guarding = config.guard.held_out if config.guard is not None else None
-    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in [*prompts, *validation]])
-    longest = max(len(context) for context in contexts) + config.max_new_tokens
     return Actors(
         accelerator=setting.accelerator,
         policy=policy,
@@ -107,7 +124,6 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         validation=validation,
         ptx=load_ptx(config.ptx, setting, run, config.seed, runtime.token_budget) if config.ptx is not None else [],
         tolerance=5e-2 if precision == "bf16" else 1e-2 if config.model.load_in_4bit else 1e-5,
-        generation_batch=max(1, runtime.token_budget // longest),
         token_budget=runtime.token_budget,
     )
 

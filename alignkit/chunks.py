@@ -1,9 +1,9 @@
-"""Work on prompts that survives a kill: in chunks, each rank its share, kept until the end. Knows not what work."""
+"""Work on prompts that survives a kill: in chunks, each rank its share, until data is written. Knows not what work."""
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,9 +12,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from alignkit.config import content_hash
+from alignkit.data.write import write_records
 from alignkit.lineage import atomic_write
-from alignkit.progress import progress
-from alignkit.records import Prompt
+from alignkit.progress import peak_memory_bytes, progress
+from alignkit.records import Prompt, Record
 from alignkit.runs import Run
 
 Row: TypeAlias = dict[str, Any]
@@ -34,6 +35,10 @@ class Worked:
     """Those of them that this start made; the others lay there."""
     seconds: float
     """What making them took."""
+
+    def throughput(self, examples: int, tokens: int) -> dict[str, float]:
+        """Of what `made` holds."""
+        return {"examples_per_second": examples / self.seconds, "tokens_per_second": tokens / self.seconds}
 
 
 def in_chunks(
@@ -74,10 +79,23 @@ def in_chunks(
     return Worked(rows, made, time.perf_counter() - started)
 
 
-def forget_chunks(run: Run) -> None:
-    """Delete the chunks: for after `run.finish`, which nothing comes after."""
+def finish_data(
+    run: Run,
+    accelerator: Accelerator,
+    files: Mapping[str, Sequence[Record]],
+    metrics: Mapping[str, float],
+    throughput: Mapping[str, float],
+) -> Path:
+    """Write each file's records by its name, finish the run with them as its artifact, and forget the chunks."""
+    folder = run.directory / "data"
+    if run.is_main:
+        for name, records in files.items():
+            write_records(folder / f"{name}.jsonl", records)
+    accelerator.wait_for_everyone()
+    run.finish(metrics, throughput, peak_memory_bytes(accelerator.device), folder)
     if run.is_main:
         shutil.rmtree(run.directory / "chunks", ignore_errors=True)
+    return folder
 
 
 def _made(

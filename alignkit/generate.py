@@ -38,7 +38,7 @@ def rollout(
     max_new_tokens: int,
     temperature: float = 1.0,
     min_new_tokens: int = 0,
-    batch_size: int = 64,
+    token_budget: int = 8192,
     numbers: Sequence[int] | None = None,
 ) -> list[Completion]:
     """`samples` completions of each prompt, those of one prompt side by side, in the prompts' order.
@@ -46,15 +46,17 @@ def rollout(
     Sampled from softmax(logits / temperature), nothing cut off; temperature 0 is greedy. A completion ends after its
     first stop token (kept in `ids`) or at `max_new_tokens`; stop tokens are impossible before `min_new_tokens`.
     `numbers` are the prompts' numbers in the whole update, where only some of them are here (one rank's part);
-    `batch_size` counts completions generated together and changes speed and memory only.
+    As many completions are generated together, one at least, as fit `token_budget` tokens at their longest: speed and
+    memory only.
     """
     numbers = range(len(prompts)) if numbers is None else numbers
     contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
     jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
     by_length = sorted(jobs, key=lambda job: len(contexts[job[0]]))
+    together = max(1, token_budget // (max(map(len, contexts), default=0) + max_new_tokens))
     answers: dict[tuple[int, int], list[int]] = {}
-    for start in range(0, len(by_length), batch_size):
-        part = by_length[start : start + batch_size]
+    for start in range(0, len(by_length), together):
+        part = by_length[start : start + together]
         keys = row_keys(seed, update, [numbers[p] for p, _ in part], [s for _, s in part])
         draw = KeyedDraw(keys, len(contexts[part[-1][0]]), temperature, min_new_tokens, format.stop_ids)
         rows = _generate(policy, [contexts[p] for p, _ in part], draw, max_new_tokens, format)

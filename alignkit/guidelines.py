@@ -9,7 +9,7 @@ from typing import Any
 from alignkit.batches import seed_of
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
-from alignkit.marks import Items, Node, parse_yaml
+from alignkit.marks import Items, Node, parse_yaml, read_text
 from alignkit.records import Message
 
 CRITIQUE = "Where does your last answer fall short of this guideline? Name the places. The guideline: {guideline}"
@@ -33,12 +33,7 @@ class Guideline:
 def read_guidelines(path: str | Path) -> list[Guideline]:
     """The guidelines of a file: one a line, or a YAML list of texts and of {critique, revision}. Raises InputError."""
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"guidelines: {path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"guidelines: {path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    text = read_text(path, "guidelines: ")
     if path.suffix in (".yaml", ".yml"):
         found = _from_yaml(parse_yaml(text, str(path)), path)
     elif path.suffix in (".txt", ".md"):

@@ -27,8 +27,6 @@ def local_judge(
 
     def ask(conversations: list[Messages]) -> list[str]:
         prompts = [Prompt(messages=tuple(Message(**message) for message in messages)) for messages in conversations]
-        contexts = format.prompts([(prompt.messages, None) for prompt in prompts])
-        longest = max((len(context) for context in contexts), default=0) + max_new_tokens
         answers = rollout(
             policy,
             format,
@@ -37,7 +35,7 @@ def local_judge(
             update=0,
             max_new_tokens=max_new_tokens,
             temperature=0.0,
-            batch_size=max(1, token_budget // longest),
+            token_budget=token_budget,
         )
         return [answer.response.content for answer in answers]
 

@@ -52,15 +52,19 @@ for _tag, _pattern, _first in (
         _Loader.yaml_implicit_resolvers.setdefault(_char, []).append((_tag, re.compile(_pattern)))
 
 
+def read_text(path: str | Path, where: str = "") -> str:
+    """A whole file of UTF-8. Raises InputError, which `where` begins."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{where}{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}{path}: is not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+
+
 def load_yaml(path: str | Path) -> Node:
     """Read one YAML mapping with its line marks. Raises InputError where the file is anything else."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    value = parse_yaml(text, str(path))
+    value = parse_yaml(read_text(path), str(path))
     if not isinstance(value, Node):
         raise InputError(f"{path}: must hold `key: value` lines, and holds {short(value)}")
     return value

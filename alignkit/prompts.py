@@ -66,9 +66,3 @@ def load_prompts(
     ids = Counter(prompt.id for prompt in prompts)
     unique = [prompt if ids[prompt.id] == 1 else prompt.model_copy(update={"id": None}) for prompt in prompts]
     return unique, len(given) - len(prompts)
-
-
-def together(prompts: Sequence[Prompt], format: ChatFormat, max_new_tokens: int, budget: int) -> int:
-    """How many completions of these prompts, one at least, fit the token budget and can be generated together."""
-    contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
-    return max(1, budget // (max(map(len, contexts)) + max_new_tokens))

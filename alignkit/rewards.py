@@ -12,6 +12,7 @@ from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.judging import local_judge
+from alignkit.marks import read_text
 from alignkit.models import load_tokenizer
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import ModelOptions
@@ -71,7 +72,7 @@ def build_reward(
     elif source.kind == "remote":
         reward = remote(str(source.url), skip=skip, **_patience(source))
     elif source.kind == "judge":
-        guidelines = _text(source.guidelines)
+        guidelines = read_text(str(source.guidelines), "reward.guidelines: ")
         reward = judge(_asked(source, device, precision, token_budget), guidelines, source.points, skip=skip)
     else:
         function = _function(str(source.path), allow_code)
@@ -162,13 +163,6 @@ def _asked(
         patience = {"at_once" if name == "batch_size" else name: value for name, value in _patience(source).items()}
         ask = endpoint(str(source.url), str(source.model), key=key, max_new_tokens=source.max_new_tokens, **patience)
     return ask if source.cache is None else cached(ask, source.cache, f"{answers} {source.max_new_tokens}")
-
-
-def _text(path: str | None) -> str:
-    try:
-        return Path(str(path)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"reward.guidelines: {path}: cannot be read as UTF-8: {error}") from error
 
 
 def _function(path: str, allow_code: bool) -> Callable[..., Sequence[float | None]]:

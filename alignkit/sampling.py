@@ -13,7 +13,6 @@ from alignkit.batches import seed_of
 from alignkit.generate import rollout
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
-from alignkit.rl import Reduce
 from alignkit.scoring import Scored, scored
 
 SAMPLED = 16
@@ -40,10 +39,10 @@ class Sampled:
 class Sampler:
     """Draws prompts from a stream without end, and answers them, the same for any number of processes."""
 
-    def __init__(self, config: PpoConfig, actors: Actors, reduce: Reduce) -> None:
-        self.config, self.actors, self.reduce = config, actors, reduce
+    def __init__(self, config: PpoConfig, actors: Actors) -> None:
+        self.config, self.actors, self.reduce = config, actors, actors.reduce
         self.rank, self.ranks = actors.accelerator.process_index, actors.accelerator.num_processes
-        self.prompts = config.train.batch_size // config.samples
+        self.prompts = config.prompts_per_update
 
     def update(self, number: int, position: int) -> Sampled:
         """An update's completions and scores, its prompts those of the stream from `position` on.
@@ -97,7 +96,7 @@ class Sampler:
                 max_new_tokens=config.max_new_tokens,
                 min_new_tokens=config.min_new_tokens,
                 temperature=temperature,
-                batch_size=SAMPLED * actors.generation_batch,
+                token_budget=SAMPLED * actors.token_budget,
                 numbers=keys,
             )
 

@@ -133,8 +133,3 @@ def running_deviation(scores: Tensor, memory: dict[str, float], reduce: Reduce) 
     they are all equal. `memory` is brought up to it."""
     observe(scores[~scores.isnan()].tolist(), memory, reduce)
     return moments(memory)[1]
-
-
-def deviation_so_far(memory: dict[str, float]) -> float:
-    """The same without any new scores."""
-    return moments(memory)[1]

@@ -5,10 +5,9 @@ become one with `from_function`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from alignkit.records import Completion, Scores
-from reward_models.scores import Reward, as_dict, guarded, prompt_text
+from reward_models.scores import Reward, as_dict, columns_of, guarded, prompt_text
 
 
 def from_function(
@@ -27,8 +26,7 @@ def from_function(
     name = getattr(function, "__name__", type(function).__name__)
 
     def score(completions: list[Completion]) -> Sequence[float | None]:
-        names = sorted({column for c in completions for column in c.columns})
-        columns: dict[str, list[Any]] = {n: [c.columns.get(n) for c in completions] for n in names}
+        columns = columns_of(completions)
         if conversational:
             columns["prompts"] = [[as_dict(m) for m in c.prompt] for c in completions]
             columns["completions"] = [[as_dict(c.response)] for c in completions]

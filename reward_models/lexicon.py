@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from alignkit.config import InputError
+from alignkit.marks import read_text
 from alignkit.records import Completion, Scores
 from reward_models.scores import Reward
 
@@ -62,11 +63,9 @@ def lexicon(weights: Mapping[str, float] | None = None) -> Reward:
 def read_lexicon(path: str | Path) -> dict[str, float]:
     """Weighted words from a JSON file {word: weight}. Raises InputError for anything else."""
     try:
-        loaded: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: is not JSON in UTF-8: {error}") from error
+        loaded: Any = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON: {error}") from error
     if not isinstance(loaded, dict) or not loaded:
         raise InputError(f'{path}: a lexicon is a JSON object of words and weights, such as {{"good": 1.0}}')
     table: dict[str, float] = {}

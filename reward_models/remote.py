@@ -14,7 +14,7 @@ from typing import Any, cast
 from alignkit.config import InputError
 from alignkit.records import Completion
 from reward_models.http import post
-from reward_models.scores import Reward, Values, as_dict, guarded
+from reward_models.scores import Reward, Values, as_dict, columns_of, guarded
 
 
 def remote(
@@ -37,9 +37,8 @@ def remote(
 
 def request_of(completions: list[Completion]) -> dict[str, Any]:
     """What a server is asked about these completions."""
-    names = sorted({name for completion in completions for name in completion.columns})
     return {
         "prompts": [[as_dict(message) for message in completion.prompt] for completion in completions],
         "responses": [completion.response.content for completion in completions],
-        "columns": {name: [completion.columns.get(name) for completion in completions] for name in names},
+        "columns": columns_of(completions),
     }

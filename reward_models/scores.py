@@ -126,6 +126,12 @@ def shown(completion: Completion, width: int = 80) -> str:
     return f"{after!r} in answer to {before!r}"
 
 
+def columns_of(completions: list[Completion]) -> dict[str, list[Any]]:
+    """Every data column that one of them has, in the order of names, with None where one lacks it."""
+    names = sorted({name for completion in completions for name in completion.columns})
+    return {name: [completion.columns.get(name) for completion in completions] for name in names}
+
+
 def as_dict(message: Message) -> dict[str, Any]:
     """A message as TRL and chat templates know one, its role and text alone."""
     return {"role": message.role, "content": message.content}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from alignkit.config import InputError
+from alignkit.marks import read_text
 from alignkit.records import Completion, Scores
 from reward_models.rules import compared
 from reward_models.scores import Reward
@@ -74,11 +75,9 @@ def mathematics(column: str = "answer") -> Reward:
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        loaded: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON in UTF-8: {error}") from error
+        loaded: Any = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON: {error}") from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: a JSON Schema is a JSON object")
     return cast("dict[str, Any]", loaded)

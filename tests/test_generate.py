@@ -44,7 +44,7 @@ def ids(completions: list[Completion]) -> list[tuple[int, ...]]:
 def test_rollouts_depend_on_their_keys_alone(policy: Policy, format: ChatFormat) -> None:
     same = {"seed": 3, "update": 7, "samples": 2, "max_new_tokens": 12}
     whole = rollout(policy, format, prompts(TEXTS), **same)
-    small = rollout(policy, format, prompts(TEXTS), batch_size=3, **same)
+    small = rollout(policy, format, prompts(TEXTS), token_budget=64, **same)
     backwards = rollout(policy, format, prompts(TEXTS[::-1]), numbers=range(4, -1, -1), **same)
     second_rank = rollout(policy, format, prompts(TEXTS[1::2]), numbers=range(1, 5, 2), **same)
     assert ids(small) == ids(whole)
@@ -96,7 +96,7 @@ def test_rollouts_follow_the_model(folder: Path, policy: Policy, format: ChatFor
         samples=n,
         max_new_tokens=2,
         temperature=temperature,
-        batch_size=n,
+        token_budget=n * 64,
     )
     plain = AutoModelForCausalLM.from_pretrained(folder)
     context = format.prompt((Message(role="user", content="go!"),))

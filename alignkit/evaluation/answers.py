@@ -16,7 +16,6 @@ from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
-from alignkit.prompts import together
 from alignkit.records import Completion, Prompt
 from alignkit.trie import TokenSequence
 from reward_models.scores import Reward
@@ -86,21 +85,17 @@ def answer(
     numbers = list(range(rank, len(prompts), ranks))
     mine = [prompts[n] for n in numbers]
     with accelerator.autocast():
-        completions = (
-            rollout(
-                speaker.policy,
-                speaker.format,
-                mine,
-                seed=config.seed,
-                update=0,
-                samples=config.samples,
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                batch_size=together(mine, speaker.format, config.max_new_tokens, runtime.token_budget),
-                numbers=numbers,
-            )
-            if mine
-            else []
+        completions = rollout(
+            speaker.policy,
+            speaker.format,
+            mine,
+            seed=config.seed,
+            update=0,
+            samples=config.samples,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            token_budget=runtime.token_budget,
+            numbers=numbers,
         )
         kl = _kl(speaker, reference, completions, config, runtime)
     scores = _scores(rewards, completions)

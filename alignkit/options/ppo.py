@@ -174,6 +174,11 @@ class PpoConfig(Config):
     """Set from the recipe."""
 
     @property
+    def prompts_per_update(self) -> int:
+        """Over all processes."""
+        return self.train.batch_size // self.samples
+
+    @property
     def reads_as_it_trains(self) -> bool:
         """Whether the only pass that trains also gives the log-probabilities as sampled: one step an update, and
         no advantage that needs them before."""
@@ -209,7 +214,7 @@ class PpoConfig(Config):
         self._check_guard()
         if self.train.batch_size % self.samples:
             raise ValueError(f"train.batch_size {self.train.batch_size} is no multiple of samples {self.samples}")
-        prompts = self.train.batch_size // self.samples
+        prompts = self.prompts_per_update
         if self.minibatches > prompts:
             raise ValueError(f"minibatches {self.minibatches} exceed the {prompts} prompts of an update")
         if self.data.over_long.startswith("truncate"):

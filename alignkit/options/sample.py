@@ -2,21 +2,16 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from alignkit.config import Config
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import DataOptions, ModelOptions, check_frozen
+from alignkit.options.shared import AnsweringConfig
 
 
-class SampleConfig(Config):
+class SampleConfig(AnsweringConfig):
     """Draw answers to prompts, score them, and write data that later stages name as `data: {path: "@sample"}`: the
     best of n (RAFT, Dong et al. 2023; STaR where the reward is a rule), rankings, pairs, or labelled answers."""
 
-    model: ModelOptions
-    """The policy to sample from."""
-    data: DataOptions
-    """The prompts: all of them, `validation` has no meaning here."""
     reward: RewardSource
     """What an answer is worth."""
     write: Literal["best", "ranking", "pair", "feedback"] = "best"
@@ -28,25 +23,11 @@ class SampleConfig(Config):
     """best: how many different answers of a prompt are kept."""
     minimum: float | None = None
     """best: answers of a lower score are left out (rejection sampling); feedback: answers of a lower score are bad."""
-    unfinished: Literal["drop", "keep"] = "drop"
-    """Answers that max_new_tokens cut off: left out, or taken as if they had ended there."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """The longest answer, in tokens, its end token included."""
     min_new_tokens: int = Field(default=0, ge=0)
     """No end token before this many."""
-    temperature: float = Field(default=1.0, ge=0.0)
-    """Of sampling; 0 is greedy, one answer to each prompt."""
-    seed: int = 0
-    """Set from the recipe."""
-
-    @field_validator("data")
-    @classmethod
-    def _all_of_them(cls, options: DataOptions) -> DataOptions:
-        return options.model_copy(update={"validation": 0})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_frozen(self.model, self.data)
         self.only_with(self.write == "best", f"with write: {self.write}", "top")
         self.only_with(self.write in ("best", "feedback"), f"with write: {self.write}", "minimum")
         if self.write == "feedback" and self.minimum is None:

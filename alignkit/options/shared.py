@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
 
@@ -128,13 +128,36 @@ def check_patience(data: DataOptions, train: TrainOptions) -> None:
         raise ValueError("train.patience counts validations, and data.validation is 0; hold records out, or remove it")
 
 
-def check_frozen(model: ModelOptions, data: DataOptions) -> None:
-    """Raises ValueError for options of training where a model only answers prompts. For a stage's validator."""
-    for name in ("lora", "load_in_4bit", "adapter"):
-        if getattr(model, name) != ModelOptions.model_fields[name].default:
-            raise ValueError(f"model.{name} is for stages that train; remove it")
-    if data.over_long.startswith("truncate"):
-        raise ValueError(f"data.over_long: {data.over_long} is not offered for prompts; use skip")
+class AnsweringConfig(Config):
+    """What the stages share in which a frozen policy answers prompts and data is written."""
+
+    model: ModelOptions
+    """The policy: all that is written is its own."""
+    data: DataOptions
+    """The prompts: all of them, `validation` has no meaning here. data.max_length bounds the whole conversation;
+    prompts without room for it are an error, or with `over_long: skip` left out."""
+    unfinished: Literal["drop", "keep"] = "drop"
+    """Answers that max_new_tokens cut off: left out, or taken as if they had ended there."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """The longest answer, in tokens, its end token included."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    """Of sampling; 0 is greedy."""
+    seed: int = 0
+    """Set from the recipe."""
+
+    @field_validator("data")
+    @classmethod
+    def _all_of_them(cls, options: DataOptions) -> DataOptions:
+        return options.model_copy(update={"validation": 0})
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> Self:
+        for name in ("lora", "load_in_4bit", "adapter"):
+            if getattr(self.model, name) != ModelOptions.model_fields[name].default:
+                raise ValueError(f"model.{name} is for stages that train; remove it")
+        if self.data.over_long.startswith("truncate"):
+            raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
+        return self
 
 
 class RuntimeOptions(Config):

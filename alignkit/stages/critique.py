@@ -10,17 +10,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from alignkit.chunks import Row, forget_chunks, in_chunks
+from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
-from alignkit.data.write import write_records
 from alignkit.generate import rollout
 from alignkit.guidelines import Guideline, drawn, read_guidelines, turns_between
 from alignkit.models import load_policy
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.prepare import open_setting
-from alignkit.progress import peak_memory_bytes
-from alignkit.prompts import load_prompts, together
+from alignkit.prompts import load_prompts
 from alignkit.records import Comparison, Completion, Message, Messages, Prompt, Record
 from alignkit.runs import Run
 from alignkit.selection import demonstration
@@ -49,7 +47,7 @@ def run(config: CritiqueConfig, runtime: RuntimeOptions, run: Run) -> Path:
                 update=turn,
                 max_new_tokens=config.max_new_tokens,
                 temperature=config.temperature,
-                batch_size=together(asked, format, config.max_new_tokens, budget),
+                token_budget=budget,
                 numbers=[numbers[place] for place in places],
             )
 
@@ -64,18 +62,8 @@ def run(config: CritiqueConfig, runtime: RuntimeOptions, run: Run) -> Path:
     if not all(files.values()):
         found = {name: len(records) for name, records in files.items()}
         raise InputError(f"critique: {len(prompts)} prompts gave {found} ({metrics}); look at max_new_tokens")
-    folder = run.directory / "data"
-    if run.is_main:
-        for name, records in files.items():
-            write_records(folder / f"{name}.jsonl", records)
-    accelerator.wait_for_everyone()
-    rates = {
-        "examples_per_second": len(worked.made) / worked.seconds,
-        "tokens_per_second": sum(row["tokens"] for row in worked.made) / worked.seconds,
-    }
-    run.finish(metrics, rates, peak_memory_bytes(accelerator.device), folder)
-    forget_chunks(run)
-    return folder
+    throughput = worked.throughput(len(worked.made), sum(row["tokens"] for row in worked.made))
+    return finish_data(run, accelerator, files, metrics, throughput)
 
 
 def revised(

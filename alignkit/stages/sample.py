@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from alignkit.chunks import Row, forget_chunks, in_chunks
+from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
-from alignkit.data.write import write_records
 from alignkit.generate import rollout
 from alignkit.models import load_policy
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.prepare import open_setting
-from alignkit.progress import peak_memory_bytes
-from alignkit.prompts import load_prompts, together
+from alignkit.prompts import load_prompts
 from alignkit.records import Completion, Feedback, Message, Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
@@ -49,7 +47,7 @@ def run(config: SampleConfig, runtime: RuntimeOptions, run: Run, reward: Reward 
                 max_new_tokens=config.max_new_tokens,
                 min_new_tokens=config.min_new_tokens,
                 temperature=config.temperature,
-                batch_size=together(part, format, config.max_new_tokens, budget),
+                token_budget=budget,
                 numbers=numbers,
             )
         answers = scored(completions, worth, config.reward.kind)
@@ -67,19 +65,11 @@ def run(config: SampleConfig, runtime: RuntimeOptions, run: Run, reward: Reward 
             f"sample: none of {len(prompts)} prompts gives a record ({dropped}); look at minimum, max_new_tokens and "
             "the reward, or draw more samples"
         )
-    folder = run.directory / "data"
-    if run.is_main:
-        (name,) = config.files
-        write_records(folder / f"{name}.jsonl", [record for one in chosen for record in one.records])
-    accelerator.wait_for_everyone()
+    (name,) = config.files
+    files = {name: [record for one in chosen for record in one.records]}
     made = [answer for row in worked.made for answer in row["answers"]]
-    rates = {
-        "examples_per_second": len(made) / worked.seconds,
-        "tokens_per_second": sum(answer["tokens"] for answer in made) / worked.seconds,
-    }
-    run.finish(metrics, rates, peak_memory_bytes(accelerator.device), folder)
-    forget_chunks(run)
-    return folder
+    throughput = worked.throughput(len(made), sum(answer["tokens"] for answer in made))
+    return finish_data(run, accelerator, files, metrics, throughput)
 
 
 def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row]:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from addition_report import picture, tables
-from chain import Options, options_of, row_of, run_chain, seconds_of, write_results
+from chain import Options, options_of, publish, row_of, run_chain, seconds_of
 from chain import write_rows as write
 
 from alignkit.report.read import Stage, read_stages
@@ -27,9 +27,7 @@ def main() -> None:
     collect = {"action": "store_true", "help": "run nothing: tabulate what is there, finished or not"}
     options = options_of("addition", __doc__, collect=collect)
     found = [collected(options, seed) if options.given.collect else one_seed(options, seed) for seed in options.seeds]
-    write_results(options.results("addition"), options, {"sizes": sizes(options.quick), "runs": found})
-    print(tables(found))
-    picture(found, options.picture("addition"))
+    publish("addition", options, sizes(options.quick), found, tables, picture)
 
 
 def sizes(quick: bool) -> dict[str, int]:

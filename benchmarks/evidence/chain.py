@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -87,6 +87,20 @@ def row_of(stage: Stage, model: str, metric: str) -> dict[str, float]:
 def seconds_of(stages: Iterable[Stage]) -> dict[str, float]:
     """Wall-clock seconds of each stage."""
     return {stage.name: round(stage.seconds or 0.0, 1) for stage in stages}
+
+
+def publish(
+    name: str,
+    options: Options,
+    sizes: dict[str, Any],
+    found: list[dict[str, Any]],
+    tables: Callable[[list[dict[str, Any]]], str],
+    picture: Callable[[list[dict[str, Any]], Path], None],
+) -> None:
+    """Write what the seeds found, print its tables, and draw its picture."""
+    write_results(options.results(name), options, {"sizes": sizes, "runs": found})
+    print(tables(found))
+    picture(found, options.picture(name))
 
 
 def write_results(path: Path, options: Options, found: dict[str, Any]) -> None:

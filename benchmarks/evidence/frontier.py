@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chain import Options, options_of, row_of, run_chain, seconds_of, write_results, write_rows
+from chain import Options, options_of, publish, row_of, run_chain, seconds_of, write_rows
 from frontier_report import Frontier, picture, tables
 from pool import best_of_n, compared, sampled, scores
 
@@ -33,9 +33,7 @@ Chain = dict[str, dict[str, Any]]
 def main() -> None:
     options = options_of("frontier", __doc__, **ARGUMENTS)
     found = [one_seed(options, seed) for seed in options.seeds]
-    write_results(options.results("frontier"), options, {"sizes": sizes(options.quick), "runs": found})
-    print(tables(found))
-    picture(found, options.picture("frontier"))
+    publish("frontier", options, sizes(options.quick), found, tables, picture)
 
 
 def sizes(quick: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from chain import Options, options_of, run_chain, seconds_of, write_results, write_rows
+from chain import Options, options_of, publish, run_chain, seconds_of, write_rows
 from overoptimisation_report import picture, tables
 from pool import best_of_n, compared, fitted, sampled, scores
 
@@ -31,9 +31,7 @@ Chain = dict[str, dict[str, Any]]
 def main() -> None:
     options = options_of("overoptimisation", __doc__)
     found = [one_seed(options, seed) for seed in options.seeds]
-    write_results(options.results("overoptimisation"), options, {"sizes": sizes(options.quick), "runs": found})
-    print(tables(found))
-    picture(found, options.picture("overoptimisation"))
+    publish("overoptimisation", options, sizes(options.quick), found, tables, picture)
 
 
 def sizes(quick: bool) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def sampled(
         samples=samples,
         max_new_tokens=tokens,
         min_new_tokens=least,
-        batch_size=512,
+        token_budget=2**15,
     )
 
 

@@ -230,21 +230,26 @@ def assert_equal_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], t
     assert apart <= tolerance * whole, f"{apart / whole:.2e}"
 
 
-def trl_step(
-    trainer: Any, arguments: Any, base: Path, reference: Path, rows: Sequence[dict[str, Any]], **options: Any
-) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of a trainer of TRL on all rows at once, before its first step."""
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    settings = arguments(
-        output_dir=str(base / "trl"),
+def trl_arguments(arguments: Any, folder: Path, rows: int, **options: Any) -> Any:
+    """Arguments of a trainer of TRL that takes all rows at once, in float32."""
+    return arguments(
+        output_dir=str(folder),
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
         report_to=[],
         max_length=None,
-        per_device_train_batch_size=len(rows),
+        per_device_train_batch_size=rows,
         **options,
     )
+
+
+def trl_step(
+    trainer: Any, arguments: Any, base: Path, reference: Path, rows: Sequence[dict[str, Any]], **options: Any
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of a trainer of TRL on all rows at once, before its first step."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = trl_arguments(arguments, base / "trl", len(rows), **options)
     opened = trainer(
         model,
         AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),

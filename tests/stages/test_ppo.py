@@ -60,8 +60,10 @@ def opened(folder: Path, tmp_path: Path, settings: PpoConfig, reward: Any = lett
 def sampled(ppo: Ppo, number: int = 0) -> list[Completion]:
     """An update's completions."""
     config = ppo.config
-    stream = range(number * ppo.prompts, (number + 1) * ppo.prompts)
-    return ppo.sampler.answers(ppo.sampler.at(stream), number, range(ppo.prompts), config.samples, config.temperature)
+    stream = range(number * ppo.sampler.prompts, (number + 1) * ppo.sampler.prompts)
+    return ppo.sampler.answers(
+        ppo.sampler.at(stream), number, range(ppo.sampler.prompts), config.samples, config.temperature
+    )
 
 
 def test_reward_rises_and_the_artifact_loads(folder: Path) -> None:
@@ -221,7 +223,7 @@ def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> 
             text = ppo.actors.format.decode(answer[0, ids.shape[1] :].tolist()).content
             assert found == pytest.approx(sum(letter in "abcde" for letter in text) / 10)
     columns, judged = ppo.advantages(experience, baseline)
-    expected = (experience.scores - baseline)[:, None] * experience.rollouts.mask
+    expected = (experience.worth.total - baseline)[:, None] * experience.rollouts.mask
     torch.testing.assert_close(columns["advantage"], expected)
     assert baseline.std() > 0 and judged == {}
 
@@ -291,7 +293,7 @@ def test_scores_are_those_of_the_untouched_model_at_the_temperature(
 ) -> None:
     ppo = opened(folder, tmp_path, config(folder, temperature=temperature, samples=2))
     completions = sampled(ppo)
-    experience = ppo.score(completions, ppo.minibatches(0, 0))
+    experience = ppo.score(completions, ppo.learner.minibatches(0, 0))
     plain = AutoModelForCausalLM.from_pretrained(folder / "model")
     for n, completion in enumerate(completions):
         context = ppo.actors.format.prompt(completion.prompt)
@@ -308,7 +310,7 @@ def test_scores_know_which_tokens_were_impossible(folder: Path, tmp_path: Path) 
     """Before min_new_tokens the end is never drawn: the log-probabilities are those of what was drawn from."""
     ppo = opened(folder, tmp_path, config(folder, min_new_tokens=4))
     completions = sampled(ppo)
-    experience = ppo.score(completions, ppo.minibatches(0, 0))
+    experience = ppo.score(completions, ppo.learner.minibatches(0, 0))
     plain = AutoModelForCausalLM.from_pretrained(folder / "model")
     end = ppo.actors.format.end_id
     for n, completion in enumerate(completions):
@@ -345,7 +347,7 @@ def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
 def test_whitening_spans_the_update(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder))
     completions = sampled(ppo)
-    experience = ppo.score(completions, ppo.minibatches(0, 0))
+    experience = ppo.score(completions, ppo.learner.minibatches(0, 0))
     advantages = ppo.advantages(experience)[0]["advantage"][experience.rollouts.mask]
     assert advantages.mean().abs() < 1e-5 and advantages.std(unbiased=False) == pytest.approx(1, abs=1e-4)
 
@@ -496,10 +498,10 @@ def test_log_ratios_are_clamped_and_scores_divided_by_their_running_deviation(fo
     for number in range(2):
         experience = ppo.score(sampled(ppo, number), [list(range(16))])
         columns, _ = ppo.advantages(experience)
-        seen += experience.scores.tolist()
+        seen += experience.worth.total.tolist()
         deviation = float(torch.tensor(seen, dtype=torch.float64).std(correction=0))
         ratios = (experience.old - experience.reference).clamp(-1e-3, 1e-3) * experience.rollouts.mask
-        expected = experience.scores / deviation - ratios.sum(1)
+        expected = experience.worth.total / deviation - ratios.sum(1)
         torch.testing.assert_close(columns["return"][:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -524,10 +526,10 @@ def test_every_prompt_once_an_epoch_and_in_one_minibatch(folder: Path, tmp_path:
         prompt.messages[0].content for number in range(6) for prompt in ppo.sampler.update(number, 4 * number).prompts
     ]
     assert len(asked) == len(set(asked)) == len(ppo.actors.prompts) == 24
-    parts = ppo.minibatches(0, 0)
+    parts = ppo.learner.minibatches(0, 0)
     assert sorted(n for part in parts for n in part) == list(range(8)) and len(parts) == 3
     assert all(n + 1 in part for part in parts for n in part if n % 2 == 0)
-    assert ppo.minibatches(0, 1) != parts
+    assert ppo.learner.minibatches(0, 1) != parts
 
 
 def test_nan_reward_is_named(folder: Path) -> None:

@@ -69,7 +69,9 @@ def test_every_part_is_logged(folder: Path, tmp_path: Path) -> None:
         parts = line["objective/score/mood"] + line["objective/score/brevity"]
         assert line["objective/score"] == pytest.approx(parts) and line["objective/failed"] == 0
     ppo = opened(folder, tmp_path / "again", settings, build_reward(settings.reward))
-    completions = ppo.sampler.answers(ppo.sampler.at(range(ppo.prompts)), 0, range(ppo.prompts), 1, 1.0)
+    completions = ppo.sampler.answers(
+        ppo.sampler.at(range(ppo.sampler.prompts)), 0, range(ppo.sampler.prompts), 1, 1.0
+    )
     parts = build_reward(settings.reward)(completions).parts
     for name, values in parts.items():
         mean = sum(value or 0.0 for value in values) / len(values)
@@ -140,17 +142,19 @@ def test_a_failed_completion_does_not_touch_the_update(folder: Path, tmp_path: P
     skipped = start(tmp_path / "skipped", settings, failing(skip=True, every=3))
     (line,) = (line for line in metrics(skipped) if "objective/failed" in line)
     ppo = opened(folder, tmp_path / "again", settings, failing(skip=True, every=3))
-    completions = ppo.sampler.answers(ppo.sampler.at(range(ppo.prompts)), 0, range(ppo.prompts), 4, 1.0)
+    completions = ppo.sampler.answers(
+        ppo.sampler.at(range(ppo.sampler.prompts)), 0, range(ppo.sampler.prompts), 4, 1.0
+    )
     known = [n for n, c in enumerate(completions) if sum(c.ids) % 3]
     assert 0 < len(known) < 32 and line["objective/failed"] == pytest.approx(1 - len(known) / 32)
     total = letters(completions).total
     assert line["objective/score"] == pytest.approx(sum(total[n] or 0 for n in known) / len(known))
-    orders = [ppo.minibatches(0, epoch) for epoch in range(settings.ppo_epochs)]
+    orders = [ppo.learner.minibatches(0, epoch) for epoch in range(settings.ppo_epochs)]
     experience = ppo.score(completions, orders[0])
     # an update by hand on the rest alone
     columns, _ = ppo.advantages(experience)
     rest = [[[n for n in part if n in known] for part in order] for order in orders]
-    ppo.optimise(experience.rollouts, columns, rest, 1.0, ["policy"])
+    ppo.learner.optimise(experience.rollouts, columns, rest, 1.0, ["policy"], settings.kl.coef)
     by_hand = ppo.actors.policy.model.state_dict()
     for name, value in weights(skipped).items():
         assert torch.equal(by_hand[name], value), name
@@ -214,8 +218,10 @@ def test_validation_is_measured_by_what_training_has_seen(folder: Path, tmp_path
     before, _ = ppo.validate()
     assert before["objective/score"] == before["objective/score/raw"]
     assert list(ppo.memory) == ["kl_coef", "drawn"]
-    experience = ppo.score(ppo.sampler.answers(ppo.sampler.at(range(ppo.prompts)), 0, range(ppo.prompts), 1, 1.0))
-    assert float(experience.scores.mean()) == pytest.approx(0, abs=1e-6)
+    experience = ppo.score(
+        ppo.sampler.answers(ppo.sampler.at(range(ppo.sampler.prompts)), 0, range(ppo.sampler.prompts), 1, 1.0)
+    )
+    assert float(experience.worth.total.mean()) == pytest.approx(0, abs=1e-6)
     known = dict(ppo.memory)
     assert known["reward"] == 16
     after, _ = ppo.validate()

@@ -192,9 +192,9 @@ def test_a_value_head_learns_returns_on_the_policys_states(folder: Path, tmp_pat
         gradient += 0.7 * ((value - scores[n])[:, None] * before).sum(0)
         tokens += len(value)
     grads: list[Tensor] = []
-    step = ppo.policy_optimizer.step
-    ppo.policy_optimizer.step = lambda *a: (grads.append(policy.value_head.weight.grad.clone()), step(*a))[1]
-    ppo.config = settings.model_copy(update={"train": settings.train.model_copy(update={"max_grad_norm": 0.0})})
+    step = ppo.learner.policy_optimizer.step
+    ppo.learner.policy_optimizer.step = lambda *a: (grads.append(policy.value_head.weight.grad.clone()), step(*a))[1]
+    ppo.learner.config = settings.model_copy(update={"train": settings.train.model_copy(update={"max_grad_norm": 0.0})})
     ppo.step(0)
     torch.testing.assert_close(grads[0], gradient / tokens, rtol=1e-4, atol=1e-6)
     ppo.actors.save(tmp_path / "saved")
@@ -242,18 +242,18 @@ def test_prompts_without_signal_give_way(folder: Path, tmp_path: Path) -> None:
     part = ppo.sampler.update(0, 0)
     once = opened(tmp_path / "once", settings.model_copy(update={"resample": 0}), _coarse).sampler.update(0, 0)
     dead = [n for n, group in enumerate(once.worth.total.view(-1, 2).tolist()) if group[0] == group[1]]
-    assert 0 < len(dead) < ppo.prompts and flags[0].nonzero().flatten().tolist() == dead
-    stream = ppo.sampler.at(range(ppo.prompts + len(dead)))
-    for place in range(ppo.prompts):
+    assert 0 < len(dead) < ppo.sampler.prompts and flags[0].nonzero().flatten().tolist() == dead
+    stream = ppo.sampler.at(range(ppo.sampler.prompts + len(dead)))
+    for place in range(ppo.sampler.prompts):
         if place not in dead:
             assert part.completions[2 * place : 2 * place + 2] == once.completions[2 * place : 2 * place + 2]
     second = flags[1].nonzero().flatten().tolist()
     settled = [place for place in dead if place not in second]
-    assert settled and all(part.prompts[p] == stream[ppo.prompts + dead.index(p)] for p in settled)
+    assert settled and all(part.prompts[p] == stream[ppo.sampler.prompts + dead.index(p)] for p in settled)
     assert (
         part.drawn
-        == ppo.prompts + sum(int(f.sum()) for f in flags)
-        == ppo.prompts + part.metrics["objective/resampled"]
+        == ppo.sampler.prompts + sum(int(f.sum()) for f in flags)
+        == ppo.sampler.prompts + part.metrics["objective/resampled"]
     )
     assert [c.prompt for c in part.completions[::2]] == [prompt.messages for prompt in part.prompts]
 
@@ -266,7 +266,7 @@ def test_prompts_without_signal_give_way(folder: Path, tmp_path: Path) -> None:
             self.rank, self.ranks = rank, 2
 
     halves = [Rank(rank, ppo.actors).update(0, 0) for rank in range(2)]
-    for place in range(ppo.prompts):
+    for place in range(ppo.sampler.prompts):
         half, at = halves[place % 2], place // 2
         assert half.completions[2 * at : 2 * at + 2] == part.completions[2 * place : 2 * place + 2]
 
@@ -287,7 +287,7 @@ def test_text_is_trained_beside(folder: Path, tmp_path: Path) -> None:
     logged = ppo.step(0)
     policy = load_policy(settings.model, format=ppo.actors.format)
     optimizer = make_optimizer(policy, settings.train)
-    found = update(policy, ppo.beside(0)[0][0], likelihood_objective(0.5), optimizer, max_grad_norm=0.0)
+    found = update(policy, ppo.learner.beside(0)[0][0], likelihood_objective(0.5), optimizer, max_grad_norm=0.0)
     assert logged["policy/ptx"] == pytest.approx(found["nll"]) and logged["policy/grad_norm"] == pytest.approx(
         found["grad_norm"]
     )

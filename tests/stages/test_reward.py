@@ -19,6 +19,7 @@ from chat_cases import (
     options_of,
     rankings,
     start,
+    trl_arguments,
     weights,
     write,
 )
@@ -86,16 +87,8 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, famil
         | ({"margin": 0.5 * (2.0 + n)} if extra == "margin" else {})
         for n, row in enumerate(rows)
     ]
-    arguments = TrlConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        max_length=None,
-        per_device_train_batch_size=len(rows),
-        center_rewards_coefficient=0.3 if extra == "centring" else None,
-    )
+    centring = 0.3 if extra == "centring" else None
+    arguments = trl_arguments(TrlConfig, tmp_path, len(rows), center_rewards_coefficient=centring)
     tokenizer = AutoTokenizer.from_pretrained(base)
     trainer = RewardTrainer(theirs, arguments, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer)
     loss: Any = trainer.compute_loss(theirs, trainer.data_collator(list(trainer.train_dataset)))

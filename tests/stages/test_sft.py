@@ -19,6 +19,7 @@ from chat_cases import (
     metrics,
     options_of,
     start,
+    trl_arguments,
     weights,
     write,
 )
@@ -87,16 +88,7 @@ def trained(folder: Path, directory: Path, settings: SftConfig) -> tuple[Policy,
 
 def trl(folder: Path, model: Any, rows: list[dict[str, Any]], tmp_path: Path, **options: Any) -> SFTTrainer:
     """TRL's trainer on the rows, all of them one batch."""
-    arguments = TrlConfig(
-        output_dir=str(tmp_path),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to=[],
-        max_length=None,
-        per_device_train_batch_size=len(rows),
-        **options,
-    )
+    arguments = trl_arguments(TrlConfig, tmp_path, len(rows), **options)
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     # The marks let TRL find the assistant's tokens; they print nothing.
     answer = "{{ m.content + '<|im_end|>' }}"
