@@ -262,8 +262,8 @@ def test_prompts_without_signal_give_way(folder: Path, tmp_path: Path) -> None:
 
         def __init__(self, rank: int, actors: Actors) -> None:
             said = iter(flags)
-            super().__init__(settings, actors, lambda x: next(said))
-            self.rank, self.ranks = rank, 2
+            super().__init__(settings, actors)
+            self.rank, self.ranks, self.reduce = rank, 2, lambda x: next(said)
 
     halves = [Rank(rank, ppo.actors).update(0, 0) for rank in range(2)]
     for place in range(ppo.sampler.prompts):
