@@ -48,7 +48,8 @@ def advantage_columns(
     """
     known = ~scores.isnan()
     everything, scores = scores, scores.nan_to_num()
-    coef = kl_coef if config.kl.placement == "reward" else 0.0
+    online_dpo = config.advantage == "online_dpo"
+    coef = kl_coef if config.kl.placement == "reward" and not online_dpo else 0.0
     ratio, limit = rl.kl_k1(old, reference), config.kl.clamp
     kl = ratio if limit is None else ratio.clamp(-limit, limit)
     if steps is None:
@@ -64,6 +65,9 @@ def advantage_columns(
         advantage, returns = rl.gae(rewards, value, mask, config.gamma, config.lam)
         columns |= {"return": returns, "value": value}
         judged["critic/explained_variance"] = float(rl.explained_variance(value, returns, mask, reduce))
+    elif online_dpo:
+        groups = (x.view(-1, config.samples) for x in (everything, (ratio * mask).sum(1)))
+        advantage = rl.preference_advantages(*groups, kl_coef).view(-1, 1) * mask
     else:
         advantage = torch.zeros_like(rewards)
         of_known = (x[known] for x in (rewards, mask, group))

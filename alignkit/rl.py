@@ -109,6 +109,21 @@ def group_advantages(rewards: Tensor, group: Tensor, leave_one_out: bool = True,
     return advantages * size / (size - 1) if leave_one_out else advantages
 
 
+def preference_advantages(scores: Tensor, log_ratios: Tensor, beta: float) -> Tensor:
+    """Online DPO as an advantage (Guo et al. 2024, "Direct Language Model Alignment from Online AI Feedback"), [P, K].
+
+    `scores` and `log_ratios` (log π/π_ref of whole completions, nats) are those of K samples of P prompts. The best
+    sample of a prompt gets w = K·β·σ(-β·(h_best - h_worst)), the worst -w, the others 0: with these the policy
+    gradient Σ A·∇log π, a mean over all completions, is minus the gradient of DPO's loss, a mean over prompts, at the
+    policy that sampled. Equal scores prefer nothing: 0. Not-a-number is no score.
+    """
+    best = scores.nan_to_num(-torch.inf).argmax(1, keepdim=True)
+    worst = scores.nan_to_num(torch.inf).argmin(1, keepdim=True)
+    margin = beta * (log_ratios.gather(1, best) - log_ratios.gather(1, worst))
+    pull = torch.where(scores.gather(1, best) > scores.gather(1, worst), beta * torch.sigmoid(-margin), 0.0)
+    return scores.shape[1] * torch.zeros_like(log_ratios).scatter(1, best, pull).scatter(1, worst, -pull)
+
+
 def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, reduce: Reduce | None = None) -> Tensor:
     """(x - mean)/deviation over the masked items of all ranks, any shape (as in Huang et al. 2024).
 

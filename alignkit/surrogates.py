@@ -92,7 +92,7 @@ def _items(config: PpoConfig, batch: TrieBatch) -> float:
     """How many items a mean is over: tokens, completions, or the tokens that completions may have at most."""
     if config.average == "token":
         return float(batch.weight.sum())
-    return len(batch.owners) * (1.0 if config.average == "completion" else config.max_new_tokens)
+    return len(batch.owners) * (config.max_new_tokens if config.average == "budget" else 1.0)
 
 
 def _lengths(batch: TrieBatch) -> Tensor:

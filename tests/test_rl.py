@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import threading
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from alignkit.rl import (
     kl_k1,
     kl_k2,
     kl_k3,
+    preference_advantages,
     shaped_rewards,
     whiten,
 )
@@ -172,3 +174,13 @@ def test_correlation_over_ranks_is_pearsons() -> None:
     ]
     assert correlation(x[:2], y[:2], lambda _: sum(halves).double()).item() == pytest.approx(expected)
     assert correlation(x, torch.ones(4)).item() == 0
+
+
+def test_online_dpo_prefers_the_best_sample_to_the_worst() -> None:
+    nan = math.nan
+    scores = torch.tensor([[1.0, 3.0, 2.0], [2.0, 2.0, 2.0], [nan, 0.0, 1.0], [nan, 5.0, nan]])
+    log_ratios = torch.tensor([[0.4, -0.1, 7.0], [1.0, 2.0, 3.0], [9.0, 0.0, 2.0], [1.0, 1.0, 1.0]])
+    first = 3 * 0.5 / (1 + math.exp(0.5 * (-0.1 - 0.4)))
+    third = 3 * 0.5 / (1 + math.exp(0.5 * 2.0))
+    expected = torch.tensor([[-first, first, 0.0], [0.0] * 3, [0.0, -third, third], [0.0] * 3])
+    torch.testing.assert_close(preference_advantages(scores, log_ratios, 0.5), expected)

@@ -74,11 +74,13 @@ def expected(loss: str, average: str, config: PpoConfig, logps: Tensor) -> Tenso
                 item = torch.minimum(item, -config.dual_clip * a)
             items.append(item)
         totals.append(torch.stack(items).mean() if average == "completion" else torch.stack(items).sum())
-    share = {"token": sum(LENGTHS), "completion": len(LENGTHS), "budget": len(LENGTHS) * 6}[average]
+    share = {"token": sum(LENGTHS), "completion": len(LENGTHS), "sequence": len(LENGTHS), "budget": len(LENGTHS) * 6}[
+        average
+    ]
     return torch.stack(totals).sum() / share
 
 
-@pytest.mark.parametrize("average", ["token", "completion", "budget"])
+@pytest.mark.parametrize("average", ["token", "completion", "sequence", "budget"])
 @pytest.mark.parametrize(
     ("loss", "extra"),
     [("clip", {}), ("clip", {"clip_high": 0.5, "dual_clip": 1.5}), ("cispo", {"clip_high": 0.5}), ("gspo", {})],

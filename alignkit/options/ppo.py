@@ -117,16 +117,18 @@ class PpoConfig(Config):
     """Who takes part: models of their own; policy, critic and learned rewards as adapters with heads on one frozen
     base (needs model.lora); or, with gae, a critic that is a head on the policy's own trunk, read in one forward."""
     advantage: Literal[
-        "gae", "rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax"
+        "gae", "rloo", "grpo", "dr_grpo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax", "online_dpo"
     ] = "gae"
     """What a token did better than expected: gae: by the critic; rloo: than the other samples of its prompt; grpo:
     than their mean, over their deviation; dr_grpo: than their mean; reinforce_plus_plus: than the whole update;
-    reinforce_plus_plus_baseline: both; remax: than the greedy completion."""
+    reinforce_plus_plus_baseline: both; remax: than the greedy completion; online_dpo: a prompt's best sample is
+    preferred to its worst by DPO's loss, with kl.coef as its β."""
     loss: Literal["clip", "cispo", "gspo"] = "clip"
     """PPO's clip; cispo: no token loses its gradient (MiniMax 2025); gspo: one ratio a completion (Zheng 2025)."""
-    average: Literal["token", "completion", "budget"] = "token"
-    """Over what the loss is a mean: all tokens (PPO, DAPO); each completion's, then all completions (GRPO, GSPO); all
-    completions times max_new_tokens (Dr. GRPO)."""
+    average: Literal["token", "completion", "sequence", "budget"] = "token"
+    """Over what the loss is a mean: all tokens (PPO, DAPO); each completion's, then all completions (GRPO, GSPO);
+    sequence: all completions, whose tokens are added up (REINFORCE, online DPO); all completions times max_new_tokens
+    (Dr. GRPO)."""
     samples: int = Field(default=1, ge=1)
     """Completions of each prompt; from 2 on where a prompt's samples are compared."""
     resample: int = Field(default=0, ge=0)
@@ -183,12 +185,13 @@ class PpoConfig(Config):
         """Whether the only pass that trains also gives the log-probabilities as sampled: one step an update, and
         no advantage that needs them before."""
         free = self.kl.placement == "loss" or (self.kl.coef == 0 and self.kl.controller == "fixed")
-        return free and self.ppo_epochs == self.minibatches == 1 and self.roles != "value_head"
+        steps_once = self.ppo_epochs == self.minibatches == 1
+        return free and steps_once and self.roles != "value_head" and self.advantage != "online_dpo"
 
     @property
     def compares(self) -> bool:
         """Whether an advantage is against the other samples of its prompt."""
-        return self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline")
+        return self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline", "online_dpo")
 
     @property
     def whitens(self) -> bool:
@@ -210,6 +213,9 @@ class PpoConfig(Config):
         self.only_with(by_critic, where, "critic", "lam", "value_clip")
         self._check_roles()
         self.only_with(by_critic or self.advantage.startswith("reinforce"), where, "gamma")
+        self.kl.only_with(self.advantage != "online_dpo", where, "placement", "clamp")  # its loss holds the KL
+        if self.advantage == "online_dpo" and self.kl.coef == 0:
+            raise ValueError("advantage: online_dpo takes kl.coef as DPO's β, which must be above 0")
         self.only_with(self.loss != "cispo", "for loss: cispo", "dual_clip")
         self._check_guard()
         if self.train.batch_size % self.samples:

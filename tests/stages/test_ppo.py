@@ -117,6 +117,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "reinforce_plus_plus": {"advantage": "reinforce_plus_plus", "dual_clip": 3.0},
     "reinforce_plus_plus_baseline": {"advantage": "reinforce_plus_plus_baseline", "samples": 4},
     "remax": {"advantage": "remax"},
+    "online_dpo": {"advantage": "online_dpo", "samples": 4, "average": "sequence"},
 }  # fmt: skip
 
 
@@ -579,3 +580,50 @@ def test_long_prompts(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder, data=tight | {"over_long": "skip"}))
     kept = [*ppo.actors.prompts, *ppo.actors.validation]
     assert 0 < len(kept) < 30 and all(len(prompt.messages[0].content) <= 7 for prompt in kept)
+
+
+def test_online_dpo_is_dpo_on_the_best_and_the_worst_sample(folder: Path, tmp_path: Path) -> None:
+    """The gradient of one update beside DPO's loss by plain passes, once the policy has left its reference."""
+    beta, train = 0.3, {"steps": 4, "batch_size": 16, "max_grad_norm": 1e9}
+    settings = config(
+        folder, advantage="online_dpo", samples=4, average="sequence", kl={"coef": beta}, ppo_epochs=1, minibatches=1,
+        missing_eos={"rule": "keep"}, train=train,
+    )  # fmt: skip
+    ppo = opened(folder, tmp_path, settings)
+    policy, moved = ppo.actors.policy, torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=moved)
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
+    reference: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
+    plain.load_state_dict(policy.model.state_dict())
+
+    def likelihood(model: Any, completion: Completion) -> torch.Tensor:
+        context = ppo.actors.format.prompt(completion.prompt)
+        logits = model(torch.tensor([[*context, *completion.ids]])).logits[0, len(context) - 1 : -1]
+        return logits.log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None]).sum()
+
+    part = ppo.sampler.update(1, 0)
+    total, tied = torch.tensor(0.0), 0
+    for first in range(0, 16, 4):
+        four = part.completions[first : first + 4]
+        scores = letters(four).total
+        best, worst = (four[scores.index(pick(scores))] for pick in (max, min))
+        tied += max(scores) == min(scores)
+        h = [likelihood(plain, one) - likelihood(reference, one).detach() for one in (best, worst)]
+        if max(scores) > min(scores):
+            total = total - torch.nn.functional.logsigmoid(beta * (h[0] - h[1])) / 4
+    total.backward()
+    expected = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    grads: dict[str, torch.Tensor] = {}
+    step = ppo.learner.policy_optimizer.step
+
+    def keep(*arguments: Any) -> Any:
+        grads.update({name: p.grad.clone() for name, p in policy.model.named_parameters() if p.grad is not None})
+        return step(*arguments)
+
+    ppo.learner.policy_optimizer.step = keep
+    ppo.step(1)
+    assert tied < 4 and any(g.norm() > 1e-3 for g in expected.values())
+    for name, gradient in expected.items():
+        assert (grads[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name

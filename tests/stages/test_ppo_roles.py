@@ -194,7 +194,9 @@ def test_a_value_head_learns_returns_on_the_policys_states(folder: Path, tmp_pat
     grads: list[Tensor] = []
     step = ppo.learner.policy_optimizer.step
     ppo.learner.policy_optimizer.step = lambda *a: (grads.append(policy.value_head.weight.grad.clone()), step(*a))[1]
-    ppo.learner.config = settings.model_copy(update={"train": settings.train.model_copy(update={"max_grad_norm": 0.0})})
+    ppo.learner.config = settings.model_copy(
+        update={"train": settings.train.model_copy(update={"max_grad_norm": 0.0})}
+    )
     ppo.step(0)
     torch.testing.assert_close(grads[0], gradient / tokens, rtol=1e-4, atol=1e-6)
     ppo.actors.save(tmp_path / "saved")
