@@ -74,10 +74,9 @@ def expected(loss: str, average: str, config: PpoConfig, logps: Tensor) -> Tenso
                 item = torch.minimum(item, -config.dual_clip * a)
             items.append(item)
         totals.append(torch.stack(items).mean() if average == "completion" else torch.stack(items).sum())
-    share = {"token": sum(LENGTHS), "completion": len(LENGTHS), "sequence": len(LENGTHS), "budget": len(LENGTHS) * 6}[
-        average
-    ]
-    return torch.stack(totals).sum() / share
+    completions = len(LENGTHS)
+    shares = {"token": sum(LENGTHS), "completion": completions, "sequence": completions, "budget": 6 * completions}
+    return torch.stack(totals).sum() / shares[average]
 
 
 @pytest.mark.parametrize("average", ["token", "completion", "sequence", "budget"])
