@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
 from alignkit.trie import TokenSequence, TrieBatch
 
@@ -30,6 +31,11 @@ class Epochs:
             generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
             self._order = epoch, torch.randperm(self.examples, generator=generator)
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size].tolist()
+
+
+def total_steps(options: TrainOptions, examples: int) -> int:
+    """Optimizer steps of a whole training on so many examples."""
+    return options.steps or max(1, round(options.epochs * Epochs(examples, options.batch_size, 0).steps))
 
 
 def rows_of(examples: Sequence[Example], token_budget: int, rank: int = 0, ranks: int = 1) -> list[TrieBatch]:

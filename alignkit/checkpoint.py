@@ -73,16 +73,20 @@ def load_checkpoint(
     return record["state"], others
 
 
-@torch.no_grad()
 def copy_parameters(model: nn.Module, values: Mapping[str, Tensor], source: str) -> None:
     """Copies named tensors into the model's trained parameters; `source` is named in the ValueError of a mismatch."""
-    parameters = trained_parameters(model)
-    wrong = sorted(parameters.keys() ^ values.keys())
-    wrong += [n for n, p in parameters.items() if n in values and values[n].shape != p.shape]
+    copy_tensors(trained_parameters(model), values, source)
+
+
+@torch.no_grad()
+def copy_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: str) -> None:
+    """Copies `values` into the `tensors` of the same names; `source` is named in the ValueError of a mismatch."""
+    wrong = sorted(tensors.keys() ^ values.keys())
+    wrong += [n for n, t in tensors.items() if n in values and values[n].shape != t.shape]
     if wrong:
         raise ValueError(f"{source} belongs to another model: it differs in {', '.join(wrong[:3])}")
-    for name, parameter in parameters.items():
-        parameter.copy_(values[name])
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from alignkit.batches import Epochs, Example, rows_of, seed_of
-from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.batches import Epochs, Example, rows_of, seed_of, total_steps
+from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
 from alignkit.objective import NonFiniteLoss, Objective, Sums, evaluate_objective
 from alignkit.optimize import (
     lost_updates,
@@ -35,6 +35,7 @@ from alignkit.trie import TrieBatch
 __all__ = [
     "Example",
     "FitResult",
+    "Follower",
     "NonFiniteLoss",
     "Objective",
     "Sums",
@@ -60,6 +61,16 @@ class FitResult:
     """The largest over the ranks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """What follows the model without a gradient, such as a moving reference."""
+
+    follow: Callable[[int], None]
+    """Called after each optimizer step with its number, from 1 on."""
+    tensors: Mapping[str, Tensor]
+    """All of it that changes: kept in checkpoints, and copied back in place."""
+
+
 @dataclass
 class _State:
     """What a resumed training must know besides parameters and optimizer; goes into the checkpoint's JSON."""
@@ -83,17 +94,19 @@ def fit(
     seed: int = 0,
     accelerator: Accelerator | None = None,
     save: Callable[[Path], None] | None = None,
+    follower: Follower | None = None,
 ) -> FitResult:
     """Trains `model` in place on `train`, one `update` a step, and goes on from the run's last checkpoint if any.
 
     The batches depend on `seed` alone; runtime.token_budget and the number of processes change memory and speed. With
     `run`: metrics, checkpoints, and in the end `save(run.model_dir)` on rank 0. With `options.patience`: the model
-    ends with the weights of its best validation. Raises NonFiniteLoss naming step and term.
+    ends with the weights of its best validation. `follower` moves after each step, before a validation or checkpoint.
+    Raises NonFiniteLoss naming step and term.
     """
     if not train:
         raise ValueError("there are no training examples")
     runtime = runtime or RuntimeOptions()
-    training = _Training(model, train, validation, objective, options, runtime, run, seed, accelerator)
+    training = _Training(model, train, validation, objective, options, runtime, run, seed, accelerator, follower)
     result = training.go()
     if save is not None and run is not None:
         if training.main:
@@ -116,15 +129,16 @@ class _Training:
         run: Run | None,
         seed: int,
         accelerator: Accelerator | None,
+        follower: Follower | None,
     ) -> None:
         self.accelerator = accelerator or make_accelerator(runtime)
         self.model: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
         self.train, self.objective, self.options, self.runtime = train, objective, options, runtime
-        self.run, self.seed = run, seed
+        self.run, self.seed, self.follower = run, seed, follower
         self.main = self.accelerator.is_main_process
         self.optimizer = make_optimizer(self.model, options)
         self.epochs = Epochs(len(train), options.batch_size, seed)
-        self.total = options.steps or max(1, round(options.epochs * self.epochs.steps))
+        self.total = total_steps(options, len(train))
         self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         self.held_out = self.rows(validation)
@@ -171,6 +185,8 @@ class _Training:
             limit = self.options.max_grad_norm
             means = update(self.model, rows, self.objective, self.optimizer, self.accelerator, limit)
         self.state.step += 1
+        if self.follower is not None:
+            self.follower.follow(self.state.step)
         tokens = sum(len(batch.ids) for batch in rows)
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -219,7 +235,9 @@ class _Training:
 
     def checkpoint(self) -> None:
         if self.run is not None and self.main:
-            extra = {"best": self.best} if self.best else {}
+            extra: dict[str, Mapping[str, Tensor]] = {"best": self.best} if self.best else {}
+            if self.follower is not None:
+                extra["follower"] = self.follower.tensors
             with self.run.checkpoint_dir(self.state.step, self.options.keep_checkpoints) as folder:
                 save_checkpoint(folder, self.model, self.optimizer, asdict(self.state), extra)
 
@@ -228,6 +246,8 @@ class _Training:
         if self.run is not None and folder is not None:
             values, tensors = load_checkpoint(folder, self.model, self.optimizer)
             self.state, self.best = _State(**values), tensors.get("best", {})
+            if self.follower is not None:
+                copy_tensors(self.follower.tensors, tensors.get("follower", {}), str(folder))
             self.run.truncate(self.state.step)
         self.accelerator.wait_for_everyone()
 

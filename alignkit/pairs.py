@@ -42,14 +42,18 @@ LOSSES: Mapping[LossName, PairLoss] = MappingProxyType(
 METRICS = ("accuracy", "margin", "chosen_gain", "rejected_gain")
 
 
-def preference_objective(config: DpoConfig) -> Objective:
+def preference_objective(config: DpoConfig, reference: Callable[[TrieBatch], Tensor] | None = None) -> Objective:
     """Mean over rankings of the mean over their untied pairs (with plackett_luce, of their negative log-likelihood),
-    each loss with its weight; the optional NLL is per token of the best responses."""
+    each loss with its weight; the optional NLL is per token of the best responses.
+
+    `reference` gives its log-probabilities of a row, [E]; without it they are the row's token column "reference".
+    """
     weighs = config.weighting == "wpo"
 
     def read(policy: Policy, batch: TrieBatch) -> Readings:
+        held = {} if reference is None else {"reference": reference(batch)}
         found = policy(batch, collision=weighs)
-        return {"logps": found.logps} | ({"collisions": found.collisions} if weighs else {})
+        return {"logps": found.logps} | ({"collisions": found.collisions} if weighs else {}) | held
 
     def loss(readings: Readings, batch: TrieBatch) -> Sums:
         pairs = Pairs(config, readings, batch)
@@ -77,7 +81,9 @@ class Pairs:
         self.lengths = _lengths(batch)
         self.better, self.worse, self.weight = _ranked(batch)
         self.policy = readings["logps"]
-        self.reference = batch.entry_columns["reference"] if config.has_reference else torch.zeros_like(self.policy)
+        self.reference = torch.zeros_like(self.policy)
+        if config.has_reference:
+            self.reference = {**batch.entry_columns, **readings}["reference"]
         self.importance = torch.ones_like(self.weight)
         if config.weighting == "wpo":
             likely = sum_by_owner((self.policy - readings["collisions"]).detach(), batch) / self.lengths

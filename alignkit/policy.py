@@ -139,9 +139,26 @@ class Policy(Role):
                 yield
 
     def frozen_copy(self) -> "Policy":
-        """A copy that is never trained, for use as a reference."""
-        twin = Policy(copy.deepcopy(self.model), tries=self.tries)
-        return twin.requires_grad_(False).eval()
+        """The policy as it is now, never trained, for use as a reference: a model of its own, or with LoRA the adapter
+        "reference" on the same base."""
+        if self.adapted is None:
+            twin = Policy(copy.deepcopy(self.model), tries=self.tries)
+            return twin.requires_grad_(False).eval()
+        if "reference" not in self.adapted.peft_config:
+            self.adapted.add_adapter("reference", copy.deepcopy(self.adapted.peft_config[self.adapter]))
+        twin, own = Policy(self.model, self.adapted, self.tries, "reference"), self.own_weights()
+        for name, weight in twin.own_weights().items():
+            weight.requires_grad_(False).data = own[name].detach().clone()
+        return twin
+
+    def own_weights(self) -> dict[str, nn.Parameter]:
+        """All weights, or with LoRA those of its adapter, by names that are the same in a `frozen_copy`."""
+        weights = dict(self.model.named_parameters())
+        if self.adapted is None:
+            return weights
+        parts = {name: name.split(".") for name in weights}
+        own = {name: [part for part in parts[name] if part != self.adapter] for name in weights}
+        return {".".join(own[name]): weight for name, weight in weights.items() if own[name] != parts[name]}
 
     @contextmanager
     def plain(self) -> Iterator[PreTrainedModel]:

@@ -1,4 +1,4 @@
-"""What the incoming model says of every trained token, computed once and kept with the run. Knows no loss."""
+"""What the reference says of every trained token: computed once and kept, or read as it moves. Knows no loss."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from alignkit.batches import Example
 from alignkit.config import content_hash
+from alignkit.options.dpo import MovingReferenceOptions
 from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.runs import Run
-from alignkit.trie import TokenSequence
+from alignkit.trie import TokenSequence, TrieBatch
 
 
 def with_reference(
@@ -60,3 +61,35 @@ def _logps(policy: Policy, sequences: Sequence[TokenSequence], budget: int, acce
         with accelerator.autocast():
             logps[batch.entry] = policy(batch.to(accelerator.device)).logps.float().cpu()
     return logps
+
+
+class MovingReference:
+    """A reference that starts as the policy and is moved after it (TR-DPO, Gorbatovski et al. 2024).
+
+    A frozen copy of all weights or, with LoRA, a second adapter on the same base. Adapters are copied, never averaged:
+    the mean of two low-rank products is not the product of mean factors, so the options ask for mix = 1.
+    """
+
+    def __init__(self, policy: Policy, options: MovingReferenceOptions) -> None:
+        self.options = options
+        self.copy = policy.frozen_copy()
+        self.weights = self.copy.own_weights()
+        """What moves, in place."""
+        self.followed = policy.own_weights()
+
+    @torch.no_grad()
+    def logps(self, batch: TrieBatch) -> Tensor:
+        """[E] float32, without dropout. Read it before the policy, whose adapter the backward pass needs on."""
+        training = self.copy.model.training
+        self.copy.eval()
+        try:
+            return self.copy(batch).logps.float()
+        finally:
+            self.copy.model.train(training)
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """After optimizer step number `step`, from 1 on: π_ref ← α·π + (1-α)·π_ref each `every` steps."""
+        if step % self.options.every == 0:
+            for name, weight in self.weights.items():
+                weight.lerp_(self.followed[name], self.options.mix)

@@ -27,6 +27,16 @@ class DpoTrain(TrainOptions):
     """Share of the steps over which the learning rate rises from 0."""
 
 
+class MovingReferenceOptions(Config):
+    """A reference that follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv:2404.09656), read at each step."""
+
+    every: int = Field(default=512, ge=1)
+    """τ: optimizer steps from one move of the reference to the next."""
+    mix: float = Field(default=0.6, gt=0.0, le=1.0)
+    """α: a move makes the reference α·policy + (1-α)·reference, weight by weight; 1 makes it the policy. With LoRA it
+    must be 1: a mean of adapters is not the mean of the weights."""
+
+
 class DpoConfig(Config):
     """Preference optimisation without a reward model (Rafailov et al. 2023); the reference is the incoming model."""
 
@@ -56,6 +66,8 @@ class DpoConfig(Config):
     """wpo: a pair weighs as much as the policy would have written both responses (Zhou et al. 2024, Eq. 2)."""
     nll_coef: float = Field(default=0.0, ge=0.0)
     """Factor on the best responses' negative log-likelihood per token, against falling likelihoods."""
+    moving_reference: MovingReferenceOptions | None = None
+    """Have the reference follow the policy; validation and metrics are against where it stands. Left out: it stays."""
     seed: int = 0
     """Set from the recipe."""
 
@@ -98,4 +110,24 @@ class DpoConfig(Config):
         self.only_with(self.divergence == "alpha", f"with divergence: {self.divergence}", "divergence_alpha")
         if self.divergence == "alpha" and self.divergence_alpha == 1:
             raise ValueError("divergence_alpha: 1 is the reverse KL: give divergence: reverse_kl")
+        return self
+
+    @model_validator(mode="after")
+    def _check_moving(self) -> Self:
+        moving = self.moving_reference
+        if moving is None:
+            return self
+        self.only_with(
+            self.has_reference, f"for loss: {next(iter(self.losses))}, which has no reference", "moving_reference"
+        )
+        if moving.mix < 1 and (self.model.lora is not None or self.model.adapter == "continue"):
+            raise ValueError(
+                "moving_reference.mix: the mean of two adapters' factors is not that of their weights: give mix: 1, "
+                "or train without lora"
+            )
+        if self.train.patience is not None:
+            raise ValueError(
+                "train.patience compares validations, and each move of moving_reference changes what they measure; "
+                "remove one of the two"
+            )
         return self

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from alignkit.loop import Example, Objective, evaluate_objective, fit
+from alignkit.batches import total_steps
+from alignkit.config import InputError
+from alignkit.loop import Example, Follower, Objective, evaluate_objective, fit
 from alignkit.models import save_policy
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.shared import RuntimeOptions
@@ -17,7 +19,7 @@ from alignkit.pairs import preference_objective
 from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
 from alignkit.records import Comparison
-from alignkit.reference import with_reference
+from alignkit.reference import MovingReference, with_reference
 from alignkit.runs import Run
 from alignkit.trie import TokenSequence
 
@@ -33,20 +35,35 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     train, validation, _ = load_examples(
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )
+    check_moves(config, len(train))
     policy = setting.policy(config.model, config.seed)
-    if config.has_reference:
+    moving = MovingReference(policy, config.moving_reference) if config.moving_reference is not None else None
+    if config.has_reference and moving is None:
         examples = with_reference(policy, [*train, *validation], runtime.token_budget, accelerator, run)
         train, validation = examples[: len(train)], examples[len(train) :]
-    objective = preference_objective(config)
+    objective = preference_objective(config, None if moving is None else moving.logps)
     if config.starts_at_ln2 and run.latest_checkpoint() is None:
         check_start(policy, train[: config.train.batch_size], objective, runtime.token_budget, accelerator)
 
     def save(folder: Path) -> None:
         save_policy(policy, format, folder)
 
-    result = fit(policy, train, validation, objective, config.train, runtime, run, config.seed, accelerator, save)
+    follower = None if moving is None else Follower(moving.follow, moving.weights)
+    result = fit(
+        policy, train, validation, objective, config.train, runtime, run, config.seed, accelerator, save, follower
+    )
     finish(run, result)
     return run.model_dir
+
+
+def check_moves(config: DpoConfig, examples: int) -> None:
+    """Raises InputError where a reference that is to move would be trained against only where it started."""
+    moving, steps = config.moving_reference, total_steps(config.train, examples)
+    if moving is not None and moving.every >= steps:
+        raise InputError(
+            f"moving_reference.every: the reference moves after step {moving.every}, and the run has {steps} steps; "
+            "lower it, or remove moving_reference"
+        )
 
 
 def check_start(

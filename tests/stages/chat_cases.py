@@ -10,12 +10,14 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -75,6 +77,14 @@ def checkpoint(folder: Path, family: str = "llama", seed: int = 0, chat: bool = 
     model(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def without_marks(base: Path) -> Path:
+    """The checkpoint's tokenizer without the tokens of ChatML."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str().replace("<|im_", "<|was_"))
+    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|bos|>", eos_token="<|eos|>").save_pretrained(base)
+    return base
 
 
 def format_of(folder: Path) -> ChatFormat:
@@ -244,19 +254,35 @@ def trl_arguments(arguments: Any, folder: Path, rows: int, **options: Any) -> An
     )
 
 
-def trl_step(
+def plain_logps(model: Any, example: Example) -> tuple[Tensor, list[int]]:
+    """[O] summed log-probabilities of each response in a plain pass of its own, and the responses' lengths."""
+    totals, lengths = [], []
+    for sequence in example:
+        table = model(torch.tensor([sequence.ids])).logits[0].log_softmax(-1)
+        trained = [t for t, weight in enumerate(sequence.weights) if weight]
+        totals.append(torch.stack([table[t - 1, sequence.ids[t]] for t in trained]).sum())
+        lengths.append(len(trained))
+    return torch.stack(totals), lengths
+
+
+def trl_trainer(
     trainer: Any, arguments: Any, base: Path, reference: Path, rows: Sequence[dict[str, Any]], **options: Any
-) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of a trainer of TRL on all rows at once, before its first step."""
+) -> Any:
+    """A trainer of TRL that takes all rows at once."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings = trl_arguments(arguments, base / "trl", len(rows), **options)
-    opened = trainer(
+    return trainer(
         model,
         AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32),
         settings,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=AutoTokenizer.from_pretrained(base),
     )
-    loss: Any = opened.compute_loss(model, opened.data_collator(list(opened.train_dataset)))
+
+
+def trl_step(*arguments: Any, **options: Any) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients of a `trl_trainer` before its first step."""
+    opened = trl_trainer(*arguments, **options)
+    loss: Any = opened.compute_loss(opened.model, opened.data_collator(list(opened.train_dataset)))
     loss.backward()
-    return loss.item(), gradients(model)
+    return loss.item(), gradients(opened.model)

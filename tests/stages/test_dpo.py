@@ -20,6 +20,7 @@ from chat_cases import (
     interrupted,
     metrics,
     options_of,
+    plain_logps,
     rankings,
     start,
     trl_step,
@@ -74,17 +75,6 @@ def against(reference: Path, examples: list[Example], directory: Path, settings:
     run = Run.open(directory, "dpo", settings, runtime)
     policy = load_policy(ModelOptions(path=str(reference)))
     return with_reference(policy, examples, 4096, make_accelerator(runtime), run)
-
-
-def plain_logps(model: Any, example: Example) -> tuple[Tensor, list[int]]:
-    """[O] summed log-probabilities of each response in a plain pass of its own, and the responses' lengths."""
-    totals, lengths = [], []
-    for sequence in example:
-        table = model(torch.tensor([sequence.ids])).logits[0].log_softmax(-1)
-        trained = [t for t, weight in enumerate(sequence.weights) if weight]
-        totals.append(torch.stack([table[t - 1, sequence.ids[t]] for t in trained]).sum())
-        lengths.append(len(trained))
-    return torch.stack(totals), lengths
 
 
 # ------------------------------------------------------------------------------------------------------------- TRL

@@ -21,13 +21,13 @@ from chat_cases import (
     start,
     trl_arguments,
     weights,
+    without_marks,
     write,
 )
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
@@ -260,14 +260,6 @@ def test_a_base_without_a_template_learns_the_one_named(folder: Path, tmp_path: 
     bare = config(folder, model={"path": str(tmp_path / "base")})
     with pytest.raises(InputError, match="chat_template"):
         start(sft, tmp_path / "bare", bare)
-
-
-def without_marks(base: Path) -> Path:
-    """The checkpoint's tokenizer without the tokens of ChatML."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str().replace("<|im_", "<|was_"))
-    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<|bos|>", eos_token="<|eos|>").save_pretrained(base)
-    return base
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"], ids=["two tables", "tied"])
