@@ -9,11 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from alignkit.records import Completion, Message
-from reward_models.scores import Reward, Unscored, Values, guarded
+from reward_models.scores import Reward, RewardFailure, Unscored, Values, guarded
 
 Messages: TypeAlias = list[dict[str, Any]]
 Ask: TypeAlias = Callable[[list[Messages]], Sequence[str | Unscored]]
 """Each list of {"role", "content"} -> the answer to it, or why there is none."""
+Pair: TypeAlias = tuple[Sequence[Message], str, str]
+"""A prompt and two answers to it."""
+Compare: TypeAlias = Callable[[Sequence[Pair]], list[float | None]]
+"""Pairs -> whether each one's first answer is the better one."""
 
 _SCORE = re.compile(r"Score: (-?\d+(?:\.\d+)?)")
 _CHOICE = re.compile(r"Better: (first|second|neither)")
@@ -52,24 +56,31 @@ def judge(ask: Ask, guidelines: str, points: tuple[int, int] = (1, 10), *, skip:
     return guarded(score, "judge", skip=skip)
 
 
-def comparison(ask: Ask, guidelines: str) -> Callable[[Sequence[Message], str, str], float | None]:
-    """compare(prompt, first, second) -> 1 where the first answer is better, 0 where the second is, .5 for a tie.
+def comparison(ask: Ask, guidelines: str, *, skip: bool = True) -> Compare:
+    """compare(pairs) -> for each pair 1 where its first answer is better, 0 where the second is, .5 for a tie.
 
-    The judge is asked twice, with the answers in either order; an answer wins only where both verdicts agree on it,
-    so that a judge who prefers a place makes ties (Zheng et al. 2023, "Judging LLM-as-a-Judge"). None where an answer
-    of the judge is no verdict.
+    The judge is asked twice about each, with the answers in either order, all at once; an answer wins only where both
+    verdicts agree on it, so that a judge who prefers a place makes ties (Zheng et al. 2023, "Judging LLM-as-a-Judge").
+    Equal answers tie unasked. None where an answer of the judge is no verdict. A question without an answer makes
+    None too or, without `skip`, is a RewardFailure.
     """
     system = (_INSTRUCTIONS + _TWO).format(guidelines=guidelines)
 
-    def compare(prompt: Sequence[Message], first: str, second: str) -> float | None:
+    def compare(pairs: Sequence[Pair]) -> list[float | None]:
+        different = [(prompt, one, other) for prompt, one, other in pairs if one != other]
+        turned = [order for prompt, one, other in different for order in ((prompt, one, other), (prompt, other, one))]
         texts = [
             f"{_shown(prompt)}\n\n<first>\n{one}\n</first>\n\n<second>\n{other}\n</second>"
-            for one, other in ((first, second), (second, first))
+            for prompt, one, other in turned
         ]
-        straight, swapped = (_choice(answer) for answer in ask([_told(system, text) for text in texts]))
-        if straight is None or swapped is None:
-            return None
-        return {("first", "second"): 1.0, ("second", "first"): 0.0}.get((straight, swapped), 0.5)
+        answers: Sequence[str | Unscored] = ask([_told(system, text) for text in texts]) if texts else ()
+        for answer, (prompt, *_) in zip(answers, turned, strict=True):
+            if isinstance(answer, Unscored) and not skip:
+                asked = prompt[-1].content[-80:]
+                raise RewardFailure(f"judge: a verdict on answers to {asked!r} is {answer.why}") from answer.error
+        choices = [_choice(answer) for answer in answers]
+        found = map(_agreed, choices[::2], choices[1::2])
+        return [0.5 if one == other else next(found) for _, one, other in pairs]
 
     return compare
 
@@ -87,6 +98,12 @@ def _in_scale(answer: str | Unscored, points: tuple[int, int]) -> float | Unscor
 def _choice(answer: str | Unscored) -> str | None:
     found = None if isinstance(answer, Unscored) else _CHOICE.fullmatch(_last_line(answer))
     return found and found[1]
+
+
+def _agreed(straight: str | None, swapped: str | None) -> float | None:
+    if straight is None or swapped is None:
+        return None
+    return {("first", "second"): 1.0, ("second", "first"): 0.0}.get((straight, swapped), 0.5)
 
 
 def _last_line(answer: str) -> str:

@@ -1,5 +1,6 @@
 """Judges: what they are told, what counts as a verdict, both orders, the server, and the memory."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,10 +82,33 @@ def test_what_a_judge_is_told() -> None:
 )
 def test_a_win_needs_both_orders(straight: str, swapped: str, expected: float | None) -> None:
     told = Told(f"So it is.\nBetter: {straight}", f"Better: {swapped}")
-    assert comparison(told, "Be right.")(PROMPT, "four", "five") == expected
+    assert comparison(told, "Be right.")([(PROMPT, "four", "five")]) == [expected]
     one, other = (text[text.index("<first>\n") :] for text in told.asked)
     assert one == "<first>\nfour\n</first>\n\n<second>\nfive\n</second>"
     assert other == "<first>\nfive\n</first>\n\n<second>\nfour\n</second>"
+
+
+def test_many_pairs_are_asked_at_once_and_equal_answers_not_at_all() -> None:
+    calls: list[int] = []
+
+    def longer(conversations: list[Messages]) -> list[str | Unscored]:
+        calls.append(len(conversations))
+        found: list[str | Unscored] = []
+        for messages in conversations:
+            first, second = re.findall(r"<(?:first|second)>\n(.*?)\n</", messages[-1]["content"])
+            if "down" in (first, second):
+                found.append(Unscored("missing: no connection"))
+            else:
+                found.append(f"Better: {'first' if len(first) > len(second) else 'second'}")
+        return found
+
+    texts = [("aa", "a"), ("b", "b"), ("a", "aaa"), ("down", "a"), ("aa", "bb"), ("ccc", "a")]
+    pairs = [(PROMPT, one, other) for one, other in texts]
+    assert comparison(longer, "Be long.")(pairs) == [1.0, 0.5, 0.0, None, 0.5, 1.0]
+    assert comparison(longer, "Be long.")([(PROMPT, "a", "a")]) == [0.5]
+    assert calls == [10]
+    with pytest.raises(RewardFailure, match=r"judge: a verdict on answers to 'how many\?' is missing: no connection"):
+        comparison(longer, "Be long.", skip=False)(pairs)
 
 
 def openai(number: int, body: dict[str, Any]) -> tuple[int, Any]:
