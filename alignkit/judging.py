@@ -1,15 +1,20 @@
-"""A local language model as a judge: greedy answers of a model in a folder. Knows no reward."""
+"""The language model that a judge asks: in a folder, answering greedily, or behind a server. Knows no reward."""
 
-from typing import Literal
+import os
+from typing import Any, Literal
 
 import torch
 
 from alignkit.chat import ChatFormat
+from alignkit.config import InputError
 from alignkit.generate import rollout
+from alignkit.marks import read_text
 from alignkit.models import load_policy, load_tokenizer
+from alignkit.options.judge import AskedModel, JudgeSource
 from alignkit.options.shared import ModelOptions
 from alignkit.records import Message, Prompt
-from reward_models.judge import Ask, Messages
+from reward_models.endpoint import cached, endpoint
+from reward_models.judge import Ask, Compare, Messages, comparison
 
 
 def local_judge(
@@ -40,3 +45,41 @@ def local_judge(
         return [answer.response.content for answer in answers]
 
     return ask
+
+
+def asked(source: AskedModel, group: str, **held: Any) -> Ask:
+    """The language model that a judge's options name, with its memory. `group`: their place in the recipe; `held`:
+    device, precision and token budget of a local model. Raises InputError."""
+    if source.path is not None:
+        ask, answers = local_judge(source.path, max_new_tokens=source.max_new_tokens, **held), source.path
+    else:
+        key = None if source.key_variable is None else os.environ.get(source.key_variable)
+        if source.key_variable is not None and not key:
+            raise InputError(f"{group}.key_variable: the environment variable that it names is not set")
+        answers = f"{source.url} {source.model}"
+        waits = {"at_once" if name == "batch_size" else name: value for name, value in patience(source).items()}
+        ask = endpoint(str(source.url), str(source.model), key=key, max_new_tokens=source.max_new_tokens, **waits)
+    return ask if source.cache is None else cached(ask, source.cache, f"{answers} {source.max_new_tokens}")
+
+
+def patience(source: AskedModel) -> dict[str, Any]:
+    """How a server is asked: how much at a time, how long, how often."""
+    return {"batch_size": source.batch_size, "timeout": source.timeout or 60.0, "retries": source.retries}
+
+
+def build_comparison(source: JudgeSource, **held: Any) -> Compare:
+    """The judge of pairs that `source` names. Raises InputError where it cannot be made."""
+    guidelines = guidelines_of(source)
+    return comparison(asked(source, "judge", **held), guidelines, skip=source.on_failure == "skip")
+
+
+def check_judge(source: JudgeSource) -> None:
+    """Raise InputError for what can be seen to be missing before a model is there."""
+    guidelines_of(source)
+    if source.path is None:
+        asked(source.model_copy(update={"cache": None}), "judge")
+
+
+def guidelines_of(source: JudgeSource) -> str:
+    """What the judge goes by. Raises InputError."""
+    return read_text(str(source.guidelines), "judge.guidelines: ")

@@ -1,7 +1,6 @@
 """Makes the reward that a recipe names: a callable from completions to scores. It does not know who wrote them."""
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
-from alignkit.judging import local_judge
+from alignkit.judging import asked, patience
 from alignkit.marks import read_text
 from alignkit.models import load_tokenizer
 from alignkit.options.reward_source import RewardSource
@@ -22,9 +21,8 @@ from alignkit.role import Role
 from alignkit.scorer import HEAD_FILE, Scorer, load_scorer, scorer_on
 from reward_models import world
 from reward_models.combined import combined
-from reward_models.endpoint import cached, endpoint
 from reward_models.functions import from_function, scaled
-from reward_models.judge import Ask, judge
+from reward_models.judge import judge
 from reward_models.learned import learned
 from reward_models.lexicon import lexicon, read_lexicon
 from reward_models.refusal import refusal
@@ -70,10 +68,11 @@ def build_reward(
     elif source.kind == "lexicon":
         reward = lexicon(None if source.path is None else read_lexicon(source.path))
     elif source.kind == "remote":
-        reward = remote(str(source.url), skip=skip, **_patience(source))
+        reward = remote(str(source.url), skip=skip, **patience(source))
     elif source.kind == "judge":
         guidelines = read_text(str(source.guidelines), "reward.guidelines: ")
-        reward = judge(_asked(source, device, precision, token_budget), guidelines, source.points, skip=skip)
+        ask = asked(source, "reward", device=device, precision=precision, token_budget=token_budget)
+        reward = judge(ask, guidelines, source.points, skip=skip)
     else:
         function = _function(str(source.path), allow_code)
         reward = from_function(function, source.conversational, skip=skip, timeout=source.timeout)
@@ -142,27 +141,6 @@ def _rule(source: RewardSource) -> Reward:
         return mathematics(source.answer_column)
     assert source.rule is not None, "RewardSource checks it"
     return RULES[source.rule](source.answer_column)
-
-
-def _patience(source: RewardSource) -> dict[str, Any]:
-    return {"batch_size": source.batch_size, "timeout": source.timeout or 60.0, "retries": source.retries}
-
-
-def _asked(
-    source: RewardSource, device: torch.device | str, precision: Literal["float32", "bf16"], token_budget: int
-) -> Ask:
-    """The language model that a judge asks."""
-    if source.path is not None:
-        options = {"device": device, "precision": precision, "token_budget": token_budget}
-        ask, answers = local_judge(source.path, max_new_tokens=source.max_new_tokens, **options), source.path
-    else:
-        key = None if source.key_variable is None else os.environ.get(source.key_variable)
-        if source.key_variable is not None and not key:
-            raise InputError("reward.key_variable: the environment variable that it names is not set")
-        answers = f"{source.url} {source.model}"
-        patience = {"at_once" if name == "batch_size" else name: value for name, value in _patience(source).items()}
-        ask = endpoint(str(source.url), str(source.model), key=key, max_new_tokens=source.max_new_tokens, **patience)
-    return ask if source.cache is None else cached(ask, source.cache, f"{answers} {source.max_new_tokens}")
 
 
 def _function(path: str, allow_code: bool) -> Callable[..., Sequence[float | None]]:

@@ -1,6 +1,7 @@
 """Which of a prompt's scored answers become data: the best, a ranking, a pair, labels. Knows no model and no file."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +30,7 @@ class Selection:
     used: tuple[Candidate, ...]
     """The answers in the records, in their order."""
     dropped: str | None = None
-    """Why there is no record: "failed", "unfinished", "empty", "below_minimum", "tied" or "one_answer"."""
+    """Why there is no record: "failed", "unfinished", "empty", "below_minimum", "tied", "one_answer", "no_verdict"."""
 
 
 def best_of(scores: Sequence[float], top: int = 1, minimum: float | None = None) -> list[int]:
@@ -88,7 +89,7 @@ def select(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig
     if places is None:
         return Selection((), (), "tied")
     chosen = [different[n] for n in (places if config.write == "pair" else best_of(scores, len(scores)))]
-    return Selection((_comparison(prompt, chosen),), tuple(chosen))
+    return Selection((comparison_of(prompt, chosen),), tuple(chosen))
 
 
 def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -125,7 +126,8 @@ def demonstration(prompt: Prompt, response: Message, **common: Any) -> Demonstra
     return Demonstration(messages=(*context, response), **common)
 
 
-def _comparison(prompt: Prompt, candidates: Sequence[Candidate]) -> Comparison:
+def comparison_of(prompt: Prompt, candidates: Sequence[Candidate]) -> Comparison:
+    """The answers, best first, ranked by their scores, which are its margins."""
     scores = [one.score for one in candidates]
     parts = {name: [one.parts[name] for one in candidates] for name in candidates[0].parts}
     return Comparison(
@@ -137,6 +139,17 @@ def _comparison(prompt: Prompt, candidates: Sequence[Candidate]) -> Comparison:
         id=prompt.id,
         columns=prompt.columns | ({"sampled": {"parts": parts}} if parts else {}),
     )
+
+
+def dropped_counts(chosen: Sequence[Selection], skipped: int) -> dict[str, int]:
+    """What became of the prompts, `skipped` of which were over-long: kept, dropped/<why> of each reason, records."""
+    dropped = Counter(selection.dropped for selection in chosen if selection.dropped)
+    dropped.update({"over_long": skipped} if skipped else {})
+    return {
+        "kept": sum(bool(selection.records) for selection in chosen),
+        **{f"dropped/{reason}": n for reason, n in sorted(dropped.items())},
+        "records": sum(len(selection.records) for selection in chosen),
+    }
 
 
 def _common(prompt: Prompt, one: Candidate, number: int) -> dict[str, Any]:

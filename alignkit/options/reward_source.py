@@ -1,12 +1,10 @@
 """Where a reward comes from, as a recipe names it; knows neither models nor how a reward is computed."""
 
-import re
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from alignkit.config import Config
+from alignkit.options.judge import AskedModel
 from alignkit.options.shared import check_installed
 
 NEEDED_PACKAGES: dict[str, str] = {"json_schema": "jsonschema", "math": "math_verify"}
@@ -30,7 +28,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 """The kinds that an option has a meaning for, where it has none for all others."""
 
 
-class RewardSource(Config):
+class RewardSource(AskedModel):
     """One reward: a reward model, the built-in world's utility, a rule, words, a function, a server, a judge, or
     several of these."""
 
@@ -67,28 +65,11 @@ class RewardSource(Config):
     wanted_column: str | None = None
     """rule: refusal: a data column that says where declining is right (true or false); 1 where the response does as
     it says. Left out: 1 where it declines; `scale: -1` makes declining costly."""
-    url: str | None = None
-    """remote: where the requests go; judge: an OpenAI-compatible server, such as http://localhost:8000/v1."""
-    model: str | None = None
-    """judge: the model's name on that server."""
-    key_variable: str | None = None
-    """judge: the environment variable that holds the server's key, such as OPENAI_API_KEY; never the key itself."""
-    guidelines: str | None = None
-    """judge: a text file that says what makes an answer good or bad."""
     points: tuple[int, int] = (1, 10)
     """judge: the lowest and the highest score that it may give; they are the reward's unit."""
-    max_new_tokens: int = Field(default=512, ge=1)
-    """judge: the longest verdict, its reasons included, in tokens."""
-    cache: str | None = None
-    """judge: a folder that keeps its answers, so that nothing is asked twice; it may serve several runs."""
-    batch_size: int = Field(default=16, ge=1)
-    """remote: completions in one request; judge: requests to its server at a time."""
     timeout: float | None = Field(default=None, gt=0.0)
     """Seconds. function: for one call (left out: any; what hangs stays behind in a thread); remote, judge by url: for
     one answer (left out: 60)."""
-    retries: int = Field(default=3, ge=0)
-    """remote, judge by url: how often a request is repeated that met no connection, no answer in time or a status of
-    500 or more, after 1, 2, 4 … seconds."""
     on_failure: Literal["stop", "skip"] = "stop"
     """learned, function, remote, judge: what becomes of a completion that gets no score: the run stops, naming it, and
     goes on from there when started again; or it is left out of the update, and counted as objective/failed."""
@@ -164,20 +145,9 @@ class RewardSource(Config):
 
     def _check_server(self) -> None:
         if self.kind == "judge":
-            if self.guidelines is None:
-                raise ValueError("reward.kind: judge needs reward.guidelines, a text file")
-            if (self.path is None) == (self.url is None) or (self.url is None) != (self.model is None):
-                raise ValueError("reward.kind: judge needs either reward.path or reward.url and reward.model")
-            self.only_with(self.path is None, "with a local judge", "batch_size", "timeout", "retries", "key_variable")
+            self.check_judge("reward.kind: judge", "reward")
             if self.points[0] >= self.points[1]:
                 raise ValueError(f"reward.points: {list(self.points)} must rise: the lowest and the highest score")
         if self.kind == "remote" and self.url is None:
             raise ValueError("reward.kind: remote needs reward.url")
-        if self.url is not None:
-            parts = urlsplit(self.url)
-            if parts.username is not None or parts.password is not None:
-                raise ValueError("reward.url holds a user's name; keys stand in the environment (reward.key_variable)")
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"reward.url: {self.url!r} is no http:// or https:// address")
-        if self.key_variable is not None and re.fullmatch(r"[A-Za-z_]\w*", self.key_variable) is None:
-            raise ValueError("reward.key_variable is no environment variable's name; it never holds the key itself")
+        self.check_address("reward")

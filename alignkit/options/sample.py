@@ -4,19 +4,25 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import AnsweringConfig
 
 
 class SampleConfig(AnsweringConfig):
     """Draw answers to prompts, score them, and write data that later stages name as `data: {path: "@sample"}`: the
-    best of n (RAFT, Dong et al. 2023; STaR where the reward is a rule), rankings, pairs, or labelled answers."""
+    best of n (RAFT, Dong et al. 2023; STaR where the reward is a rule), rankings, pairs, or labelled answers. With
+    `judge`, comparisons labelled by a language model (RLAIF, Lee et al. 2023; constitutional AI, Bai et al. 2022)."""
 
-    reward: RewardSource
+    reward: RewardSource | None = None
     """What an answer is worth."""
+    judge: JudgeSource | None = None
+    """In place of `reward`: a language model compares all pairs of a prompt's answers, each in both orders; an
+    answer's score is the number of the others that it beats, a tie counting half (write: pair or ranking)."""
     write: Literal["best", "ranking", "pair", "feedback"] = "best"
     """best: demonstrations, the `top` answers of each prompt; ranking: comparisons, all its answers by score, equal
-    scores tied; pair: comparisons, its best against its worst; feedback: each answer, good from `minimum` on."""
+    scores tied; pair: comparisons, its best against its worst (by a judge: of the pairs with a winner the one whose
+    scores are farthest apart); feedback: each answer, good from `minimum` on."""
     samples: int = Field(default=4, ge=1)
     """Answers drawn to each prompt, n."""
     top: int = Field(default=1, ge=1)
@@ -28,6 +34,14 @@ class SampleConfig(AnsweringConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.reward is None) == (self.judge is None):
+            raise ValueError(
+                "give exactly one of `reward` (what an answer is worth) and `judge` (which one is better)"
+            )
+        if self.judge is not None and self.write not in ("pair", "ranking"):
+            raise ValueError(
+                f"write: {self.write} needs reward: a judge of pairs gives no scores; use pair or ranking"
+            )
         self.only_with(self.write == "best", f"with write: {self.write}", "top")
         self.only_with(self.write in ("best", "feedback"), f"with write: {self.write}", "minimum")
         if self.write == "feedback" and self.minimum is None:

@@ -14,6 +14,7 @@ from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.guidelines import read_guidelines, turns_between
+from alignkit.judging import check_judge
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.kto import KtoConfig
@@ -133,6 +134,8 @@ def _check_prompts(
                 nothing = Message(role="assistant")
                 asked = [Completion(prompt=one.messages, response=nothing, columns=one.columns) for one in kept]
                 build_reward(leaf)(asked)
+    if isinstance(config, SampleConfig) and config.judge is not None:
+        check_judge(config.judge)
     if isinstance(config, EvaluateConfig):
         references(kept, config)
         lying = _lying(config.texts, steps)
@@ -151,7 +154,7 @@ def _rewards(config: Prompted) -> list[RewardSource]:
     if isinstance(config, EvaluateConfig):
         return [source for source in (config.reward, config.gold) if source is not None]
     guard = config.guard.held_out if isinstance(config, PpoConfig) and config.guard is not None else None
-    return [config.reward, *([] if guard is None else [guard.reward])]
+    return [source for source in (config.reward, guard and guard.reward) if source is not None]
 
 
 def _positions(format: ChatFormat) -> int | None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from alignkit.config import InputError, content_hash
 from alignkit.lineage import atomic_write, sha256_file
+from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions
 from alignkit.recipe.hub import revision
@@ -89,7 +90,8 @@ class _Identity:
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
         files = ("lexicon", "judge")
-        is_file = isinstance(group, DataOptions) or (isinstance(group, RewardSource) and group.kind in files)
+        is_file = isinstance(group, DataOptions | JudgeSource)
+        is_file = is_file or (isinstance(group, RewardSource) and group.kind in files)
         if (is_file and keys[-1] == "path") or keys[-1] == "guidelines":
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
         if names_model(group, keys[-1]):
@@ -99,7 +101,7 @@ class _Identity:
 
 def names_model(group: BaseModel, key: str) -> bool:
     """Whether this option, where it holds neither a reference nor a folder, holds a model's name on a hub."""
-    if isinstance(group, RewardSource) and group.kind != "learned":
+    if isinstance(group, JudgeSource) or (isinstance(group, RewardSource) and group.kind != "learned"):
         return False
     return key in MODEL_KEYS or (key == "path" and not isinstance(group, DataOptions))
 

@@ -1,17 +1,18 @@
-"""Draws answers from a policy, scores them, and writes the chosen ones as data. It trains nothing, knows no stage.
+"""Draws answers, has a reward score or a judge compare them, writes the chosen ones as data. It knows no other stage.
 
 It leaves one file in data/ whose records later stages read. Killed, it goes on with the next chunk of prompts, and it
 ends with the same file in any number of processes, up to rounding where a draw falls on the border of two tokens.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
 from alignkit.generate import rollout
+from alignkit.judging import build_comparison, guidelines_of
 from alignkit.models import load_policy
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
@@ -20,20 +21,27 @@ from alignkit.prompts import load_prompts
 from alignkit.records import Completion, Feedback, Message, Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from alignkit.selection import Candidate, Selection, best_of_n_kl_bound, select
+from alignkit.selection import Candidate, Selection, best_of_n_kl_bound, dropped_counts, select
+from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged
+from reward_models.judge import Compare
 from reward_models.scores import Reward, checked
 
 
-def run(config: SampleConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Path:
-    """Sample, score, select and write; returns the data's folder. `reward` replaces the recipe's, for library use."""
+def run(
+    config: SampleConfig,
+    runtime: RuntimeOptions,
+    run: Run,
+    reward: Reward | None = None,
+    compare: Compare | None = None,
+) -> Path:
+    """Sample, score or compare, select and write; returns the data's folder. `reward` and `compare` replace the
+    recipe's reward and judge, for library use."""
     setting = open_setting(config.model, runtime)
     accelerator, format, budget = setting.accelerator, setting.format, runtime.token_budget
     prompts, skipped = load_prompts(config, format, run, budget)
     held = {"device": accelerator.device, "precision": setting.precision}
     policy = load_policy(config.model, trainable=False, format=format, **held).eval()
-    if reward is None:
-        reward = build_reward(config.reward, token_budget=budget, allow_code=runtime.allow_code, **held)
-    worth: Reward = reward
+    rate = _rating(config, reward, compare, held | {"token_budget": budget}, runtime.allow_code)
 
     def make(numbers: list[int], part: list[Prompt]) -> list[Row]:
         with accelerator.autocast():
@@ -50,26 +58,52 @@ def run(config: SampleConfig, runtime: RuntimeOptions, run: Run, reward: Reward 
                 token_budget=budget,
                 numbers=numbers,
             )
-        answers = scored(completions, worth, config.reward.kind)
-        return [
-            {"answers": answers[start : start + config.samples]} for start in range(0, len(answers), config.samples)
-        ]
+        return rate(part, completions)
 
-    worked = in_chunks(prompts, make, _measure, run, accelerator, config.model_dump(mode="json"))
-    candidates = [[_candidate(answer) for answer in _with_score(row)] for row in worked.rows]
-    chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
-    metrics = summary(candidates, chosen, skipped, config)
+    key, judge = config.model_dump(mode="json"), config.judge
+    if judge is None:
+        worked = in_chunks(prompts, make, _measure, run, accelerator, key)
+        candidates = [[_candidate(answer) for answer in _with_score(row)] for row in worked.rows]
+        chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
+        metrics = summary(candidates, chosen, skipped, config)
+    else:
+        worked = in_chunks(prompts, make, measure_judged, run, accelerator, [key, guidelines_of(judge)])
+        chosen = [select_judged(prompt, row, config) for prompt, row in zip(prompts, worked.rows, strict=True)]
+        metrics = summary_judged(worked.rows, chosen, skipped)
     if not metrics["records"]:
         dropped = {name.removeprefix("dropped/"): n for name, n in metrics.items() if name.startswith("dropped/")}
         raise InputError(
             f"sample: none of {len(prompts)} prompts gives a record ({dropped}); look at minimum, max_new_tokens and "
-            "the reward, or draw more samples"
+            "the reward or judge, or draw more samples"
         )
     (name,) = config.files
     files = {name: [record for one in chosen for record in one.records]}
     made = [answer for row in worked.made for answer in row["answers"]]
     throughput = worked.throughput(len(made), sum(answer["tokens"] for answer in made))
     return finish_data(run, accelerator, files, metrics, throughput)
+
+
+def _rating(
+    config: SampleConfig, reward: Reward | None, compare: Compare | None, held: dict[str, Any], allow_code: bool
+) -> Callable[[list[Prompt], list[Completion]], list[Row]]:
+    """(prompts, their answers) -> a row of a chunk for each prompt: its answers with their scores or verdicts."""
+    n = config.samples
+    if config.judge is not None:
+        judge = compare or build_comparison(config.judge, **held)
+
+        def compared(prompts: list[Prompt], answers: list[Completion]) -> list[Row]:
+            drawn = [answers[start : start + n] for start in range(0, len(answers), n)]
+            return judged(prompts, drawn, judge, config.unfinished == "keep")
+
+        return compared
+    assert config.reward is not None, "SampleConfig checks it"
+    worth, name = reward or build_reward(config.reward, **held, allow_code=allow_code), config.reward.kind
+
+    def valued(_: list[Prompt], answers: list[Completion]) -> list[Row]:
+        rows = scored(answers, worth, name)
+        return [{"answers": rows[start : start + n]} for start in range(0, len(rows), n)]
+
+    return valued
 
 
 def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row]:
@@ -123,14 +157,10 @@ def summary(
     answers = [one for some in candidates for one in some]
     drawn = len(candidates) * config.samples
     used = [one.score for selection in chosen for one in selection.used]
-    dropped = Counter(selection.dropped for selection in chosen if selection.dropped)
-    dropped.update({"over_long": skipped} if skipped else {})
     records = [record for selection in chosen for record in selection.records]
     result: dict[str, float] = {
         "prompts": len(candidates) + skipped,
-        "kept": sum(bool(selection.records) for selection in chosen),
-        **{f"dropped/{reason}": n for reason, n in sorted(dropped.items())},
-        "records": len(records),
+        **dropped_counts(chosen, skipped),
         "answers": drawn,
         "answers/failed": drawn - len(answers),
         "answers/unfinished": sum(not one.finished for one in answers),

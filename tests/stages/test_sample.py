@@ -9,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from sample_cases import PROMPTS, QUIET, critiquing, letters, prepare, sampling, start, written
+from sample_cases import (
+    PROMPTS,
+    QUIET,
+    PowerCut,
+    critiquing,
+    draws,
+    judge,
+    letters,
+    prepare,
+    sampling,
+    start,
+    texts_of,
+    written,
+)
 
 from alignkit import chunks
-from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.read import read
-from alignkit.generate import rollout
-from alignkit.models import load_policy, load_tokenizer
-from alignkit.options.shared import ModelOptions
 from alignkit.records import Comparison, Completion, Demonstration, Feedback, Prompt, Scores
 from alignkit.runs import Run, read_metrics
 
@@ -32,20 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(folder: Path) -> list[tuple[Prompt, list[Completion]]]:
-    """Each prompt with the five answers that seed 0 draws, all generated at once."""
-    format = ChatFormat.load(load_tokenizer(str(folder / "model")), "none", tiny.END)
-    policy = load_policy(ModelOptions(path=str(folder / "model")), trainable=False, format=format).eval()
-    prompts = read(folder / "prompts.jsonl", Prompt).records
-    found = rollout(policy, format, prompts, seed=0, update=0, samples=5, max_new_tokens=8)
-    return [(prompt, found[5 * n : 5 * n + 5]) for n, prompt in enumerate(prompts)]
+    return draws(folder)
 
 
 def count(text: str) -> int:
     return sum(text.count(letter) for letter in "abcde")
-
-
-def texts_of(answers: list[Completion]) -> list[str]:
-    return [answer.response.content for answer in answers]
 
 
 def test_best_writes_the_first_answer_with_the_most_letters(
@@ -115,10 +114,6 @@ def test_rankings_pairs_and_feedback_are_read_back_as_counted_by_hand(
     )
 
 
-class PowerCut(Exception):
-    pass
-
-
 def cut_after(calls: int, reward: Callable[[list[Completion]], Scores] = letters) -> Any:
     made = 0
 
@@ -173,7 +168,8 @@ def test_two_processes_write_the_file_of_one(folder: Path, tmp_path: Path) -> No
     done = subprocess.run([*launcher, script, str(place)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     sampled, critiqued = sampling(place, write="ranking"), critiquing(place)
-    for name, config in (("sampled", sampled), ("critiqued", critiqued)):
+    compared = sampling(place, write="ranking", judge=judge(place))
+    for name, config in (("sampled", sampled), ("critiqued", critiqued), ("judged", compared)):
         alone = start(tmp_path / "alone" / name, config)
         record = json.loads((place / name / "run.json").read_text())
         together = Run.open(place / name, record["stage"], config, QUIET, id="test")
