@@ -8,7 +8,7 @@ import torch
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.generate import rollout
-from alignkit.marks import read_text
+from alignkit.guidelines import read_judge
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.judge import AskedModel, JudgeSource
 from alignkit.options.shared import ModelOptions
@@ -69,17 +69,13 @@ def patience(source: AskedModel) -> dict[str, Any]:
 
 def build_comparison(source: JudgeSource, **held: Any) -> Compare:
     """The judge of pairs that `source` names. Raises InputError where it cannot be made."""
-    guidelines = guidelines_of(source)
-    return comparison(asked(source, "judge", **held), guidelines, skip=source.on_failure == "skip")
+    guidelines, examples = read_judge(str(source.guidelines), "judge.guidelines", None)
+    ask = asked(source, "judge", **held)
+    return comparison(ask, guidelines, examples=examples, skip=source.on_failure == "skip")
 
 
 def check_judge(source: JudgeSource) -> None:
     """Raise InputError for what can be seen to be missing before a model is there."""
-    guidelines_of(source)
+    read_judge(str(source.guidelines), "judge.guidelines", None)
     if source.path is None:
         asked(source.model_copy(update={"cache": None}), "judge")
-
-
-def guidelines_of(source: JudgeSource) -> str:
-    """What the judge goes by. Raises InputError."""
-    return read_text(str(source.guidelines), "judge.guidelines: ")

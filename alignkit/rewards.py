@@ -10,8 +10,8 @@ import torch
 from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.guidelines import read_judge
 from alignkit.judging import asked, patience
-from alignkit.marks import read_text
 from alignkit.models import load_tokenizer
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import ModelOptions
@@ -70,9 +70,9 @@ def build_reward(
     elif source.kind == "remote":
         reward = remote(str(source.url), skip=skip, **patience(source))
     elif source.kind == "judge":
-        guidelines = read_text(str(source.guidelines), "reward.guidelines: ")
+        guidelines, examples = read_judge(str(source.guidelines), "reward.guidelines", source.points)
         ask = asked(source, "reward", device=device, precision=precision, token_budget=token_budget)
-        reward = judge(ask, guidelines, source.points, skip=skip)
+        reward = judge(ask, guidelines, source.points, examples=examples, skip=skip)
     else:
         function = _function(str(source.path), allow_code)
         reward = from_function(function, source.conversational, skip=skip, timeout=source.timeout)

@@ -13,7 +13,8 @@ class CritiqueConfig(AnsweringConfig):
 
     guidelines: str
     """A file of guidelines: one a line (.txt, .md; lines that begin with # are comments), or a YAML list of
-    guidelines, and of {critique, revision} where the two requests are your own words."""
+    guidelines, and of {critique, revision} where the two requests are your own words; or {guidelines: such a list,
+    examples: [{prompt, answer, guideline, critique, revision}, …]}: worked examples, put before each request."""
     rounds: int = Field(default=1, ge=1)
     """Critiques and revisions of each answer, by guidelines drawn anew without repetition while there are any left."""
     write: Literal["demonstrations", "comparisons", "both"] = "demonstrations"

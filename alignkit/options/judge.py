@@ -21,7 +21,9 @@ class AskedModel(Config):
     key_variable: str | None = None
     """judge: the environment variable that holds the server's key, such as OPENAI_API_KEY; never the key itself."""
     guidelines: str | None = None
-    """judge: a text file that says what makes an answer good or bad."""
+    """judge: a text file that says what makes an answer good or bad; or YAML, {guidelines: [text, …], examples: […]}:
+    worked examples, put before each question, of {prompt, answer, reasons, score} or, for a judge of pairs, {prompt,
+    first, second, reasons, better}."""
     max_new_tokens: int = Field(default=512, ge=1)
     """judge: the longest verdict, its reasons included, in tokens."""
     cache: str | None = None

@@ -13,7 +13,7 @@ from alignkit.data.load import load_data
 from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
-from alignkit.guidelines import read_guidelines, turns_between
+from alignkit.guidelines import read_examples, read_guidelines, turns_between
 from alignkit.judging import check_judge
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
@@ -123,8 +123,10 @@ def _check_prompts(
     Raises InputError where they leave no room for answers, or lack what the answers are to be compared with.
     """
     budget = step.stage.runtime.token_budget
-    guidelines = read_guidelines(config.guidelines) if isinstance(config, CritiqueConfig) else []
-    more = turns_between(formats[0], guidelines, config.max_new_tokens) if guidelines and formats else 0
+    more = 0
+    if isinstance(config, CritiqueConfig):
+        guidelines, examples = read_guidelines(config.guidelines), read_examples(config.guidelines)
+        more = turns_between(formats[0], guidelines, config.max_new_tokens, examples) if formats else 0
     kept = fitting(prompts, formats, config, budget, more) if formats else prompts
     for source in _rewards(config):
         for leaf in source.leaves():

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
 from alignkit.generate import rollout
-from alignkit.guidelines import Guideline, drawn, read_guidelines, turns_between
+from alignkit.guidelines import Guideline, after_examples, drawn, read_examples, read_guidelines, turns_between
 from alignkit.models import load_policy
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.shared import RuntimeOptions
@@ -29,10 +29,10 @@ Speak: TypeAlias = Callable[[int, list[int], list[Prompt]], list[Completion]]
 
 def run(config: CritiqueConfig, runtime: RuntimeOptions, run: Run) -> Path:
     """Answer, criticise, revise and write; returns the folder of the data."""
-    guidelines = read_guidelines(config.guidelines)
+    guidelines, examples = read_guidelines(config.guidelines), read_examples(config.guidelines)
     setting = open_setting(config.model, runtime)
     accelerator, format, budget = setting.accelerator, setting.format, runtime.token_budget
-    more = turns_between(format, guidelines, config.max_new_tokens)
+    more = turns_between(format, guidelines, config.max_new_tokens, examples)
     prompts, skipped = load_prompts(config, format, run, budget, more)
     held = {"device": accelerator.device, "precision": setting.precision}
     policy = load_policy(config.model, trainable=False, format=format, **held).eval()
@@ -53,9 +53,10 @@ def run(config: CritiqueConfig, runtime: RuntimeOptions, run: Run) -> Path:
 
         by = [drawn(guidelines, config.seed, number, config.rounds) for number in numbers]
         with accelerator.autocast():
-            return revised(part, by, speak, keep_unfinished=config.unfinished == "keep")
+            return revised(part, by, speak, keep_unfinished=config.unfinished == "keep", examples=examples)
 
-    key = [config.model_dump(mode="json"), [[one.critique, one.revision] for one in guidelines]]
+    requests = [[one.critique, one.revision] for one in guidelines]
+    key = [config.model_dump(mode="json"), requests, [turn.content for turn in examples]]
     worked = in_chunks(prompts, make, _measure, run, accelerator, key)
     files = records_of(prompts, worked.rows, config)
     metrics = summary(worked.rows, files, skipped)
@@ -67,12 +68,17 @@ def run(config: CritiqueConfig, runtime: RuntimeOptions, run: Run) -> Path:
 
 
 def revised(
-    prompts: Sequence[Prompt], guidelines: Sequence[Sequence[Guideline]], speak: Speak, keep_unfinished: bool = False
+    prompts: Sequence[Prompt],
+    guidelines: Sequence[Sequence[Guideline]],
+    speak: Speak,
+    keep_unfinished: bool = False,
+    examples: Messages = (),
 ) -> list[Row]:
     """A row for each prompt: its answer, what each of its guidelines, one a round, made of it, and why it was dropped.
 
-    A round sees the prompt, the latest answer, and its own critique: earlier critiques are behind it. A turn that says
-    nothing or calls a tool, and one that was cut off unless `keep_unfinished`, ends its conversation.
+    A round sees the worked examples, the prompt, the latest answer, and its own critique: earlier critiques are behind
+    it. A turn that says nothing or calls a tool, and one that was cut off unless `keep_unfinished`, ends its
+    conversation.
     """
     rows: list[Row] = [{"answer": None, "rounds": [], "dropped": None, "tokens": 0} for _ in prompts]
 
@@ -92,7 +98,10 @@ def revised(
         rows[place]["answer"] = answer.content
     for number in range(max(map(len, guidelines), default=0)):
         by = {place: guidelines[place][number] for place in latest}
-        asked = {place: (*prompts[place].messages, latest[place], _user(one.critique)) for place, one in by.items()}
+        asked = {
+            place: (*after_examples(examples, prompts[place].messages), latest[place], _user(one.critique))
+            for place, one in by.items()
+        }
         critiques = turn(2 * number + 1, asked)
         asked = {place: (*asked[place], said, _user(by[place].revision)) for place, said in critiques.items()}
         latest = turn(2 * number + 2, asked)

@@ -12,7 +12,8 @@ from typing import Any
 from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
 from alignkit.generate import rollout
-from alignkit.judging import build_comparison, guidelines_of
+from alignkit.judging import build_comparison
+from alignkit.marks import read_text
 from alignkit.models import load_policy
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
@@ -67,7 +68,7 @@ def run(
         chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
         metrics = summary(candidates, chosen, skipped, config)
     else:
-        worked = in_chunks(prompts, make, measure_judged, run, accelerator, [key, guidelines_of(judge)])
+        worked = in_chunks(prompts, make, measure_judged, run, accelerator, [key, read_text(str(judge.guidelines))])
         chosen = [select_judged(prompt, row, config) for prompt, row in zip(prompts, worked.rows, strict=True)]
         metrics = summary_judged(worked.rows, chosen, skipped)
     if not metrics["records"]:

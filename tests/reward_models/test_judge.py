@@ -9,7 +9,7 @@ from http_server import serving
 
 from alignkit.records import Completion, Message
 from reward_models.endpoint import cached, endpoint
-from reward_models.judge import Messages, comparison, judge
+from reward_models.judge import Example, Messages, comparison, judge
 from reward_models.scores import RewardFailure, Unscored
 
 PROMPT = (Message(role="user", content="how many?"),)
@@ -109,6 +109,37 @@ def test_many_pairs_are_asked_at_once_and_equal_answers_not_at_all() -> None:
     assert calls == [10]
     with pytest.raises(RewardFailure, match=r"judge: a verdict on answers to 'how many\?' is missing: no connection"):
         comparison(longer, "Be long.", skip=False)(pairs)
+
+
+def test_worked_examples_are_earlier_turns_in_the_form_of_the_question() -> None:
+    held: list[Messages] = []
+
+    def ask(conversations: list[Messages]) -> list[str]:
+        held.extend(conversations)
+        return ["So.\nScore: 3"] * len(conversations)
+
+    prompt = (Message(role="user", content="how few?"),)
+    scored = [Example(prompt, ("two",), "It is short.", "9"), Example(prompt, ("none at all",), "Long.", "2")]
+    assert judge(ask, "Be brief.", examples=scored)(said("four")).total == (3,)
+    judge(ask, "Be brief.")(said("four"))
+    (worked, alone), shown = held, "<conversation>\n<user>\nhow few?\n</user>\n</conversation>\n\n"
+    system, question = alone[0]["content"].split("\n\n<conversation>")
+    assert len(alone) == 1 and [turn["role"] for turn in worked] == ["user", "assistant"] * 2 + ["user"]
+    assert [turn["content"] for turn in worked] == [
+        f"{system}\n\n{shown}<answer>\ntwo\n</answer>",
+        "It is short.\nScore: 9",
+        f"{shown}<answer>\nnone at all\n</answer>",
+        "Long.\nScore: 2",
+        f"<conversation>{question}",
+    ]
+    held.clear()
+    paired = [Example(prompt, ("two", "none at all"), "Two is short.", "first")]
+    assert comparison(ask, "Be brief.", examples=paired)([(PROMPT, "a", "b")]) == [None]
+    for worked, (one, other) in zip(held, (("a", "b"), ("b", "a")), strict=True):
+        assert worked[0]["content"].endswith(f"{shown}<first>\ntwo\n</first>\n\n<second>\nnone at all\n</second>")
+        assert worked[1]["content"] == "Two is short.\nBetter: first"
+        assert worked[2]["content"].endswith(f"<first>\n{one}\n</first>\n\n<second>\n{other}\n</second>")
+        assert len(worked) == 3 and "guidelines" not in worked[2]["content"]
 
 
 def openai(number: int, body: dict[str, Any]) -> tuple[int, Any]:

@@ -68,6 +68,20 @@ def test_each_round_sees_the_latest_answer_and_its_own_critique() -> None:
     }
 
 
+def test_worked_examples_stand_before_each_request_and_not_before_the_answer() -> None:
+    said = Message(role="user", content="who?"), Message(role="assistant", content="you")
+    system = Message(role="system", content="s")
+    asked = Prompt(messages=(system, Message(role="user", content="why?")))
+    script = Script({})
+    (row,) = revised([asked], [[BRIEF]], script, examples=said)
+    assert script.asked[0, 0] == [("system", "s"), ("user", "why?")]
+    for turn in (1, 2):
+        begins = [("system", "s"), ("user", "who?"), ("assistant", "you"), ("user", "why?"), ("assistant", "0.0")]
+        assert script.asked[turn, 0][:5] == begins
+    assert script.asked[2, 0][5:] == [("user", "is it brief?"), ("assistant", "1.0"), ("user", "make it brief")]
+    assert row["rounds"] == [{"guideline": "is it brief?", "critique": "1.0", "revision": "2.0"}]
+
+
 def test_a_conversation_ends_where_a_turn_says_nothing() -> None:
     script = Script(
         {
@@ -168,6 +182,40 @@ def test_comparisons_alone_count_what_did_not_change(folder: Path, tmp_path: Pat
     dropped = sum(n for name, n in metrics.items() if name.startswith("dropped/"))
     assert metrics["kept"] == metrics["comparisons"] == PROMPTS - dropped
     assert metrics.get("dropped/unchanged", 0) == metrics["unchanged"]
+
+
+def test_worked_examples_change_the_critiques_take_room_and_are_not_trained_on(folder: Path, tmp_path: Path) -> None:
+    """Under the requests of rules.yaml; the example has 18 letters, and whatever ends its six turns."""
+    rules = folder / "rules.yaml"
+    listed = "".join(f"  {line}\n" for line in rules.read_text().splitlines())
+    example = '{prompt: "who?", answer: b, guideline: {critique: "wrong?", revision: again}, critique: c, revision: d}'
+    (tmp_path / "few.yaml").write_text(f"guidelines:\n{listed}examples:\n- {example}\n")
+    few = critiquing(folder, guidelines=str(tmp_path / "few.yaml"))
+    plain, shown = start(tmp_path / "plain", critiquing(folder)), start(tmp_path / "shown", few)
+
+    def lines(run: Any) -> dict[str | None, Demonstration]:
+        records = read(run.directory / "data/demonstrations.jsonl", Demonstration).records
+        return {record.id: record for record in records}
+
+    before, after = lines(plain), lines(shown)
+    both = before.keys() & after.keys()
+    told = [[lines.columns["critique"] for lines in (before[name], after[name])] for name in both]
+    assert all(one["answer"] == other["answer"] for one, other in told)  # the first answer does not see them
+    assert sum(one["rounds"][0]["critique"] != other["rounds"][0]["critique"] for one, other in told) > len(both) / 2
+    assert all(after[name].messages[:-1] == before[name].messages[:-1] for name in both)
+    needed: list[int] = []
+    for name in ("rules.yaml", "few.yaml"):
+        path = folder / name if name == "rules.yaml" else tmp_path / name
+        with pytest.raises(InputError, match="leave no room") as found:
+            start(tmp_path / f"no {name}", critiquing(folder, guidelines=str(path), data={"max_length": 20}))
+        needed.append(int(str(found.value).partition("and ")[2].split()[0]))
+    format = ChatFormat.load(load_tokenizer(str(folder / "model")), "none", tiny.END)
+    turns = [
+        Message(role=r, content=c)
+        for r, c in zip(["user", "assistant"] * 3, ["who?", "b", "wrong?", "c", "again", "d"], strict=True)
+    ]
+    last = Message(role="user", content="x")
+    assert needed[1] - needed[0] == len(format.prompt([*turns, last])) - len(format.prompt([last])) >= 18
 
 
 def test_prompts_need_room_for_the_whole_conversation(folder: Path, tmp_path: Path) -> None:
