@@ -30,6 +30,7 @@ from trl import RewardConfig as TrlConfig
 from trl import RewardTrainer
 
 from alignkit.batches import rows_of
+from alignkit.calibration import check_reload, held_out_metrics, score
 from alignkit.loop import Example
 from alignkit.objective import accumulate
 from alignkit.options.reward import RewardConfig
@@ -37,7 +38,7 @@ from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.runs import read_metrics
 from alignkit.scorer import Scorer, load_scorer, save_scorer
 from alignkit.stages import reward
-from alignkit.stages.reward import check_reload, held_out_metrics, ranking_objective
+from alignkit.stages.reward import ranking_objective
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_scores_are_normalised_on_reference_responses(finished: Any, folder: Pat
     normal = scorer.normalise(scores)
     assert normal.mean().item() == pytest.approx(0, abs=1e-3) and normal.std().item() == pytest.approx(1, rel=1e-3)
     scorer.fold_normalisation()
-    ours = reward.score(scorer, [sequence for example in seen for sequence in example], 4096)
+    ours = score(scorer, [sequence for example in seen for sequence in example], 4096)
     torch.testing.assert_close(ours, normal, rtol=1e-3, atol=1e-3)
 
 
@@ -230,11 +231,11 @@ def test_an_artifact_reloads_to_the_same(folder: Path, tmp_path: Path, how: str)
         pytest.importorskip("bitsandbytes")
     scorer, artifact = trained(tmp_path / "run", config(folder, model=options[how]))
     sequences = [sequence for example in examples_of(folder / "base", rankings(4, seed=12)) for sequence in example]
-    expected = reward.score(scorer, sequences, 4096)
+    expected = score(scorer, sequences, 4096)
     assert scorer.mean != 0 and scorer.deviation != 1
     four = {"load_in_4bit": True, "adapter": "continue"} if how == "4bit" else {}
     again = load_scorer(ModelOptions(path=str(artifact), **four), trainable=False)
-    torch.testing.assert_close(reward.score(again, sequences, 4096), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score(again, sequences, 4096), expected, rtol=1e-4, atol=1e-4)
     assert again.mean == scorer.mean and again.deviation == scorer.deviation
     if how == "full":
         classifier: Any = AutoModelForSequenceClassification.from_pretrained(artifact, dtype=torch.float32)
