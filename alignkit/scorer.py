@@ -144,7 +144,7 @@ def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
     if scorer.adapted is not None:
         save_model(scorer.model, scorer.adapted, directory)
     else:
-        _as_classifier(scorer).save_pretrained(directory)
+        as_classifier(scorer).save_pretrained(directory)
     format.save(directory)
     state = {
         "weight": scorer.head.weight.detach(),
@@ -155,8 +155,8 @@ def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
     save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, directory / HEAD_FILE)
 
 
-def _as_classifier(scorer: Scorer) -> PreTrainedModel:
-    """The same weights as a SequenceClassification model, or the bare trunk where that class does not exist."""
+def as_classifier(scorer: Scorer) -> PreTrainedModel:
+    """The same parameters as a SequenceClassification model, or the bare trunk where that class does not exist."""
     trunk = scorer.model.base_model
     known = {k: v for k, v in scorer.model.config.to_dict().items() if k not in ("id2label", "label2id")}
     config = type(scorer.model.config).from_dict(known | {"num_labels": 1})
@@ -168,5 +168,5 @@ def _as_classifier(scorer: Scorer) -> PreTrainedModel:
     setattr(classifier, classifier.base_model_prefix, trunk)
     for module in classifier.children():
         if isinstance(module, nn.Linear) and module.out_features == 1:
-            module.weight = nn.Parameter(scorer.head.weight.detach().clone())
+            module.weight = scorer.head.weight
     return classifier

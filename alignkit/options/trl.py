@@ -15,10 +15,11 @@ class TrlConfig(Config):
     model: ModelOptions
     """The model to start from."""
     data: DataOptions
-    """sft: demonstrations, of which the last answer is trained; dpo: comparisons, every untied pair a row; kto:
-    feedback; grpo, rloo: prompts."""
-    trainer: Literal["sft", "dpo", "kto", "grpo", "rloo"]
-    """Which trainer."""
+    """sft: demonstrations, of which the last answer is trained; reward, dpo: comparisons, every untied pair a row;
+    kto: feedback; grpo, rloo: prompts. TRL tokenizes them, but alignkit those of reward: max_length and over_long
+    hold there alone."""
+    trainer: Literal["sft", "reward", "dpo", "kto", "grpo", "rloo"]
+    """Which trainer. reward leaves a reward model, as the stage `reward` does; all others a language model."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The fields of its configuration (SFTConfig, DPOConfig ...), by TRL's names; alignkit sets output_dir, seed,
     report_to, use_cpu, bf16 and logging_steps."""

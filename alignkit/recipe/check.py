@@ -79,7 +79,7 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     if isinstance(config, Prompted):
         prompts = [one for one in records if isinstance(one, Prompt)]
         lengths, left_out = _check_prompts(step, config, prompts, there, steps)
-    elif isinstance(config, TrlConfig):
+    elif isinstance(config, TrlConfig) and config.trainer != "reward":
         return Checked(stage.name, len(records), note="TRL's trainer tokenizes them")
     elif there:
         counts: Counter[str] = Counter()

@@ -175,6 +175,12 @@ def test_a_trainer_of_trl_reads_what_its_algorithm_does(recipe: Path) -> None:
     assert (found.records, found.note) == (8, "TRL's trainer tokenizes them")
     with pytest.raises(InputError, match="field `chosen` is missing"):
         checked(Path("trl.yaml"), "trl.trainer=dpo")
+    rows = [{"prompt": f"say {n}?", "chosen": "so so", "rejected": "so"} for n in range(8)]
+    Path("feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = checked(Path("trl.yaml"), "trl.trainer=reward")  # whose tokens are ours: 6, 5 or 2, and the end
+    assert (found.records, found.sequences, found.tokens, found.longest) == (8, 16, 8 * (12 + 9), 12)
+    with pytest.raises(InputError, match=r"an example has 12 tokens and data\.max_length is 11"):
+        checked(Path("trl.yaml"), "trl.trainer=reward", "trl.data.max_length=11")
 
 
 def test_feedback_is_read_and_tokenized_as_it_will_be_trained(recipe: Path) -> None:
