@@ -1,4 +1,4 @@
-"""The command `alignkit`: run, check, show, report, chat. It decides and prints, and imports torch only for a model.
+"""The command `alignkit`: run, check, show, report, chat, data. It decides and prints; only a model imports torch.
 
 Exit codes: 0 done, 1 failed, 2 the user's input is wrong.
 """
@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from alignkit.cli_data import data
 from alignkit.config import InputError
 from alignkit.display import artifact_of, number, print_json, print_table, runs_table
 from alignkit.lineage import read_record
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data, name="data")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="stage.key=value", help="Options set for this run.")]

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import UnionType
@@ -38,6 +39,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[str, int], None]]:
+    """(what, count): called now and then where the end is not known; a live line in a terminal, else nothing."""
+    with Console(stderr=True, highlight=False, markup=False, emoji=False).status("reading") as line:
+        yield lambda what, count: line.update(f"{what}: {count:,} rows")
 
 
 def number(value: Any, figures: int = 4) -> str:

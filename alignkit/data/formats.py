@@ -1,6 +1,7 @@
 """The forms that data is published in: which one a row has, and its records. Knows no files."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from alignkit.data.conversations import from_pair, from_sharegpt, from_trl
@@ -17,16 +18,19 @@ def to_records(row: Any, as_: type[Record], form: str) -> list[Record]:
         row = {"text" if as_ is Document else "prompt": row}
     if not isinstance(row, Mapping):
         raise ValueError(f"a row must be an object, and is {type(row).__name__}")
+    if any(value is None for value in row.values()):  # a table's rows hold the fields of all other rows as nulls
+        row = {field: value for field, value in row.items() if value is not None or field not in SHAPING}
     return [convert(record, as_) for record in FORMATS[form](row, as_)]
 
 
 def detect(row: Any) -> str | None:
-    """The form of a row by its fields, or None."""
+    """The form of a row by the fields that are not null, or None."""
     if isinstance(row, str):
         return "trl"
     if not isinstance(row, Mapping):
         return None
-    return next((form for form, fields in FIELDS if any(row.keys() >= needed for needed in fields)), None)
+    held = {field for field, value in row.items() if value is not None}
+    return next((form for form, fields in FIELDS if any(held >= needed for needed in fields)), None)
 
 
 def convert(record: Record, as_: type[Record]) -> Record:
@@ -98,3 +102,19 @@ FIELDS: tuple[tuple[str, tuple[set[str], ...]], ...] = (
     ("trl", ({"prompt"}, {"text"})),
 )
 """The fields by which a form is recognised, tried from the top."""
+SHAPING = frozenset[str]().union(*(fields for _, sets in FIELDS for fields in sets))
+
+
+class UnknownForm(ValueError):
+    """The row has none of the forms in FIELDS."""
+
+    def __init__(self, row: Any) -> None:
+        fields = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
+        super().__init__(f"the row's form ({fields if len(fields) <= 200 else f'{fields[:197]}...'}) is not known")
+
+
+@cache
+def known_forms(option: str) -> str:
+    """What to do about a row of an unknown form. One text for all: a large file has as many of them as rows."""
+    known = "; ".join(f"{name}: {' + '.join(sorted(needed))}" for name, sets in FIELDS for needed in sets)
+    return f"Rename its fields to those of a known form, or name the form in {option}. {known}"

@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from alignkit.config import InputError
-from alignkit.data.files import Bad, rows_of, unpacked
-from alignkit.data.formats import FIELDS, FORMATS, detect, to_records
+from alignkit.data.files import rows_of
+from alignkit.data.formats import FORMATS, UnknownForm, detect, known_forms, to_records
+from alignkit.data.ids import Ids
+from alignkit.data.layouts import Bad
 from alignkit.data.turns import first_fault
+from alignkit.lineage import sha256_file
 from alignkit.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -40,71 +42,62 @@ def read(
     no row is left. A file that is no data at all (missing, not gzip, not UTF-8 text, broken list) always raises.
     """
     path = Path(path)
-    raw, sha256 = unpacked(path)
-    if format != "auto" and format not in FORMATS:
-        raise InputError(f"{path}: unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
+    reader = RowReader(as_, format, f"{path}: ")
     records: list[R] = []
     rejected: list[tuple[int, str]] = []
-    seen: dict[str, int] = {}
+    ids = Ids()
     rows = 0
-    for line, row in rows_of(path, raw):
+    for line, row in rows_of(path):
         rows += 1
         try:
-            if isinstance(row, Bad):
-                raise ValueError(row.reason)
-            if format == "auto":
-                format = _recognise(row)
-            found = _checked(row, as_, format)
-            _refuse_second(found, seen, line)
+            found = reader.records(row)
+            ids.claim(ids_of(found), str(path), line)
             records.extend(found)
-        except ValidationError as error:
-            rejected.append((line, first_fault(error)))
+        except UnknownForm as error:
+            rejected.append((line, f"{error}. {known_forms('`data.format`')}"))
         except ValueError as error:
             rejected.append((line, str(error)))
     if rejected and (on_invalid == "error" or not records):
         raise InputError(_complaint(path, rejected, rows, on_invalid))
     if not records:
         raise InputError(f"{path}: holds no {as_.__name__}" + ("" if rows else "; the file is empty"))
-    return ReadResult(records, rejected, sha256, rows)
+    return ReadResult(records, rejected, sha256_file(path), rows)
 
 
-def _checked(row: Any, as_: type[R], form: str) -> list[R]:
-    """The row's records; a half surrogate pair would crash the tokenizer much later, so it is refused here."""
-    found = [record for record in to_records(row, as_, form) if isinstance(record, as_)]
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"holds half of a surrogate pair ({error.object[error.start]!r}), which is no text"
-        ) from error
-    return found
+class RowReader(Generic[R]):
+    """Rows into records, each by its own form; a row without one is taken for what the rows before it were."""
+
+    def __init__(self, as_: type[R], format: str = "auto", where: str = "") -> None:
+        if format != "auto" and format not in FORMATS:
+            raise InputError(f"{where}unknown format {format!r}; known: auto, {', '.join(FORMATS)}")
+        self.as_ = as_
+        self.format = None if format == "auto" else format
+        self.form: str | None = self.format
+        """The form of the last row."""
+
+    def records(self, row: Any) -> list[R]:
+        """The row's records. Raises ValueError naming the field at fault, UnknownForm where none is recognised."""
+        if isinstance(row, Bad):
+            raise ValueError(row.reason)
+        self.form = self.format or detect(row) or self.form
+        if self.form is None:
+            raise UnknownForm(row)
+        try:
+            found = [record for record in to_records(row, self.as_, self.form) if isinstance(record, self.as_)]
+            json.dumps(row, ensure_ascii=False).encode()
+            return found
+        except UnicodeEncodeError as error:  # it would crash the tokenizer much later
+            half = error.object[error.start]
+            raise ValueError(f"holds half of a surrogate pair ({half!r}), which is no text") from error
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from error
+        except RecursionError as error:
+            raise ValueError("is nested too deeply") from error
 
 
-def _refuse_second(found: list[R], seen: dict[str, int], line: int) -> None:
-    for record in found:
-        name = dict(record).get("id")
-        if name is None:
-            continue
-        if name in seen:
-            raise ValueError(f"field `id`: {name!r} stands on line {seen[name]} too; give each row its own, or none")
-        seen[name] = line
-
-
-def _recognise(row: Any) -> str:
-    form = detect(row)
-    if form is None:
-        raise ValueError(_not_known(", ".join(row) if isinstance(row, dict) else type(row).__name__))
-    return form
-
-
-@cache
-def _not_known(fields: str) -> str:
-    """One text for all rows of equal fields: a large file of an unknown form has as many of them as rows."""
-    known = "; ".join(f"{name}: {' + '.join(sorted(needed))}" for name, sets in FIELDS for needed in sets)
-    return (
-        f"the row's form ({fields}) is not known. Rename its fields to those of a known form, or name the form in "
-        f"`data.format`. {known}"
-    )
+def ids_of(records: list[R]) -> list[str]:
+    """The ids that the records have."""
+    return [name for record in records if (name := dict(record).get("id")) is not None]
 
 
 def _complaint(path: Path, rejected: list[tuple[int, str]], rows: int, on_invalid: str) -> str:

@@ -9,4 +9,9 @@ from alignkit.records import Record
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """Replace `path` by the records, one JSON object a line, in alignkit's own form (data_schemas/)."""
-    atomic_write(path, "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records))
+    atomic_write(path, "".join(map(to_line, records)))
+
+
+def to_line(record: Record) -> str:
+    """A record as one line, its end included."""
+    return record.model_dump_json(exclude_none=True) + "\n"

@@ -136,7 +136,7 @@ def test_skipping_everything_is_still_an_error(tmp_path: Path) -> None:
         ("a.jsonl", b'{"foo": 1}', "a.jsonl:1: the row's form (foo) is not known"),
         ("a.jsonl.gz", b"plain", "a.jsonl.gz: is not a gzip file"),
         ("b.jsonl.gz", gzip.compress(b"x" * 99)[:-9], "b.jsonl.gz: the gzip file is cut off or damaged"),
-        ("a.parquet", b"", "a.parquet: files that end in '.parquet' are not read; convert it to JSON lines"),
+        ("a.xlsx", b"", "a.xlsx: files that end in '.xlsx' are not read; convert it to JSON lines"),
         ("absent.jsonl", None, "absent.jsonl: cannot be read: No such file or directory"),
     ],
 )

@@ -1,0 +1,59 @@
+"""Where an import finds its rows: a file, a folder, or a data set on a hub. Does not know what a row means."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from alignkit.config import InputError
+from alignkit.data.files import files_of, rows_of
+from alignkit.data.layouts import Rows
+from alignkit.data.tables import as_json
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows that belong together."""
+
+    name: str
+    """The file's path, or the data set's name."""
+    short: str
+    """Its name inside the folder; what tells its ids from those of the other files."""
+    rows: Rows
+    """(line, row) of every row; nothing is opened before the first is asked for."""
+
+
+def sources_of(path: str, split: str | None, config: str | None) -> tuple[list[Source], list[str]]:
+    """The sources at a path or of a hub's name, and the files of a folder that are none, hidden ones left out."""
+    place = Path(path)
+    if not place.exists():
+        return [Source(path, path, _hub_rows(path, split or "train", config))], []
+    if config is not None:
+        raise InputError(f"{path}: `--config` names a part of a data set on a hub; leave it out")
+    if not place.is_dir() and split is not None:
+        raise InputError(f"{path}: `--split` chooses files of a folder, and this is one file; leave it out")
+    files = files_of(place, split)
+    inside = [file.relative_to(place) for file in place.rglob("*") if file.is_file()] if place.is_dir() else []
+    visible = {place / name for name in inside if not any(part.startswith(".") for part in name.parts)}
+    found = [
+        Source(str(file), file.relative_to(place).as_posix() if inside else file.name, rows_of(file)) for file in files
+    ]
+    return found, sorted(str(file) for file in visible - set(files))
+
+
+def _hub_rows(name: str, split: str, config: str | None) -> Iterator[tuple[int, Any]]:
+    """The rows of a data set, streamed; raises InputError where there is none, or the network ends."""
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or name.endswith((".jsonl", ".json", ".csv", ".gz")):
+        raise InputError(f"{name}: there is no such file or folder")
+    try:
+        data = import_module("datasets").load_dataset(name, config, split=split, streaming=True)
+        for number, row in enumerate(data, start=1):
+            yield number, as_json(row)
+    except Exception as error:  # whatever a missing network, name, split or config raises
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{name}: is neither a file or folder here nor a data set whose split {split!r} a hub gives: "
+            f"{type(error).__name__}: {reason[:300]}"
+        ) from error
