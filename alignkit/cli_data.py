@@ -57,22 +57,26 @@ def import_(
 
 def _show(done: Any) -> None:
     total = done.total
-    shown = [*done.files[:MOST_FILES], *([total] if len(done.files) > 1 else [])]
     columns = ["file", "rows", "imported", "rejected", "records", "form"]
-    print_table(columns, [[one.file, *map(number, (one.rows, one.imported, one.rejected, one.records)),
-                           ", ".join(one.forms)] for one in shown])  # fmt: skip
+    lines = [
+        [one.file, *map(number, (one.rows, one.imported, one.rejected, one.records)), ", ".join(one.forms)]
+        for one in [*done.files[:MOST_FILES], *([total] if len(done.files) > 1 else [])]
+    ]
+    print_table(columns, lines)
     if len(done.files) > MOST_FILES:
         print(f"({len(done.files) - MOST_FILES:,} more files; --json lists all)")
+    if total.several:
+        print(f"{total.several:,} rows gave several records each.")
+    if total.renamed:
+        print(f"{total.renamed:,} ids stood in an earlier file too: they carry their own file's name before them.")
     if total.reasons:
         print()
         reasons = sorted(total.reasons.items(), key=lambda one: -one[1])
         print_table(["rejected", "reason"], [[number(count), reason] for reason, count in reasons[:MOST_REASONS]])
         if len(reasons) > MOST_REASONS:
             print(f"({len(reasons) - MOST_REASONS:,} more reasons; --json lists all)")
-        print(f"Each rejected row, with its line: {done.rejects}")
-    if total.renamed:
-        print(f"{total.renamed:,} ids stood in an earlier file too: they carry their own file's name before them.")
+        print(f"Each of them, with its line: {done.rejects}")
     if done.ignored:
         names = ", ".join(done.ignored[:5]) + (", …" if len(done.ignored) > 5 else "")
         print(f"Not read, by their names no data: {names}")
-    print(f"{done.records:,} records: {done.out}")
+    print(f"{total.records:,} records: {done.out}")

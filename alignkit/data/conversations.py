@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignkit.data.rows import Row, common_of, label_of, need, number_of, text_of
-from alignkit.data.turns import is_transcript, says, shared_beginning, shared_text, to_message, to_messages
+from alignkit.data.turns import is_transcript, says, shared_beginning, shared_text, to_message, to_messages, turns_in
 from alignkit.records import (
     Comparison,
     Demonstration,
@@ -24,7 +24,7 @@ def from_trl(row: Row, as_: type[Record]) -> list[Record]:
     if "completion" in row or (as_ is Demonstration and "prompt" in row):
         return [_completion(row)]
     if "messages" in row:
-        messages = to_messages(row["messages"], "messages", "user")
+        messages = to_messages(turns_in(row["messages"], "messages"), "messages", "user")
         if "label" in row and as_ is not Demonstration:
             cut = last_question(messages)
             common = common_of(row, "messages", "label")
@@ -105,12 +105,27 @@ def _margins(row: Row) -> tuple[float, float] | None:
     return None if row.get("margin") is None else (number_of(row["margin"], "margin"), 0.0)
 
 
+def from_openai(row: Row, _: type[Record]) -> list[Record]:
+    """OpenAI's preference data: what was asked in `input`, and two outputs."""
+    asked = need(row, "input")
+    pair = {
+        "prompt": need(asked, "messages"),
+        "tools": asked.get("tools"),
+        "chosen": need(row, "preferred_output"),
+        "rejected": need(row, "non_preferred_output"),
+    }
+    others = {
+        key: value for key, value in row.items() if key not in ("input", "preferred_output", "non_preferred_output")
+    }
+    return [from_pair({**others, **pair})]
+
+
 def from_sharegpt(row: Row, as_: type[Record]) -> list[Record]:
     """ShareGPT: turns with from and value; with chosen and rejected, a comparison."""
     if "chosen" in row or "rejected" in row:
         return [from_pair(row)]
     system = (says("system", text_of(row, "system")),) if row.get("system") else ()
-    turns = need(row, "conversations")
+    turns = turns_in(need(row, "conversations"), "conversations")
     if not isinstance(turns, list):
         raise ValueError("field `conversations` must be a list of turns")
     messages = (*system, *(to_message(turn, f"conversations[{i}]") for i, turn in enumerate(turns)))

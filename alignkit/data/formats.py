@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from alignkit.data.conversations import from_pair, from_sharegpt, from_trl
-from alignkit.data.questions import from_instruction, from_question, from_turns, from_ultrafeedback
+from alignkit.data.conversations import from_openai, from_pair, from_sharegpt, from_trl
+from alignkit.data.questions import from_behavior, from_instruction, from_question, from_turns, from_ultrafeedback
 from alignkit.data.rows import Row, common_of, need
 from alignkit.data.trees import from_tree
 from alignkit.data.turns import to_messages
@@ -85,6 +85,8 @@ FORMATS: dict[str, Callable[[Row, type[Record]], list[Record]]] = {
     "gsm8k": from_question,
     "svamp": from_question,
     "mt_bench": from_turns,
+    "openai": from_openai,
+    "harmbench": from_behavior,
 }
 """Every form that `data.format` can name."""
 
@@ -99,10 +101,13 @@ FIELDS: tuple[tuple[str, tuple[set[str], ...]], ...] = (
     ("svamp", ({"Body", "Question", "Answer"},)),
     ("gsm8k", ({"question", "answer"},)),
     ("mt_bench", ({"turns"},)),
+    ("openai", ({"input", "preferred_output", "non_preferred_output"},)),
+    ("harmbench", ({"Behavior"},)),
     ("trl", ({"prompt"}, {"text"})),
 )
 """The fields by which a form is recognised, tried from the top."""
 SHAPING = frozenset[str]().union(*(fields for _, sets in FIELDS for fields in sets))
+"""All of these fields."""
 
 
 class UnknownForm(ValueError):

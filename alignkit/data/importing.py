@@ -1,20 +1,17 @@
 """Published data into one file of records, every row accounted for. Knows neither a terminal nor a stage."""
 
-import json
 import os
-import re
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any, TextIO
 
 from alignkit.config import InputError
+from alignkit.data.account import FileCount, list_reject, total_of
 from alignkit.data.files import REJECTS
 from alignkit.data.formats import UnknownForm, known_forms
 from alignkit.data.ids import Ids
-from alignkit.data.layouts import Bad
 from alignkit.data.read import RowReader, ids_of
 from alignkit.data.sources import Source, sources_of
 from alignkit.data.write import to_line
@@ -29,56 +26,23 @@ KINDS: dict[str, type[Record]] = {
     "feedback": Feedback,
 }
 """What data can be imported as."""
-EXCERPT = 200
-"""Characters of a rejected row that its report shows."""
-MOST_REASONS = 1000
-"""Kinds of reasons that are counted apart in one file."""
 
 
-@dataclass
-class FileCount:
-    """What became of one file's rows: `rows` = `imported` + `rejected`, the latter by reason in `reasons`."""
-
-    file: str
-    rows: int = 0
-    imported: int = 0
-    """Rows that gave at least one record."""
-    rejected: int = 0
-    records: int = 0
-    """Records that the imported rows gave: more than rows where a row is a tree."""
-    renamed: int = 0
-    """Records whose id an earlier file had: they carry this file's name before it."""
-    forms: dict[str, int] = field(default_factory=dict)
-    """Imported rows by their form."""
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Rejected rows by kind of reason."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Imported:
     """What an import did."""
 
     out: str
-    records: int
     rejects: str | None
     """The file that lists the rejected rows; none where there are none."""
     files: list[FileCount]
+    total: FileCount
     ignored: list[str]
-    """Files of the folder that hold no data by their name."""
-
-    @property
-    def total(self) -> FileCount:
-        """All files together."""
-        total = FileCount("total")
-        for name in ("rows", "imported", "rejected", "records", "renamed"):
-            setattr(total, name, sum(getattr(file, name) for file in self.files))
-        for name in ("forms", "reasons"):
-            setattr(total, name, dict(sum((Counter(getattr(file, name)) for file in self.files), Counter())))
-        return total
+    """Files of the folder that by their names hold no data."""
 
 
 Tell = Callable[[str, int], None]
-"""(file, rows so far of all files): called now and then."""
+"""(file, rows so far of all files): called every thousand rows."""
 
 
 def import_data(
@@ -100,35 +64,33 @@ def import_data(
     rejects = _check(source, out)
     reader = RowReader(KINDS[as_], format)
     sources, ignored = sources_of(source, split, config)
-    ids = Ids()
-    counts: list[FileCount] = []
-    rows = 0
     for path in (out, rejects):
         _sweep(path)
+    counts = [FileCount(one.name) for one in sources]
+    rows = 0
     with replacing(out) as records_file, replacing(rejects) as rejects_file:
-        writer = _Writer(reader, ids, records_file, rejects_file, strict)
-        for one in sources:
+        taker = _Taker(reader, Ids(), records_file, rejects_file, strict)
+        for one, count in zip(sources, counts, strict=True):
             reader.form = reader.format
-            counts.append(FileCount(one.name))
             for line, row in one.rows:
-                writer.take(one, line, row, counts[-1])
+                taker.take(one, line, row, count)
                 rows += 1
                 if rows % 1000 == 0:
                     tell(one.name, rows)
-        done = Imported(str(out), sum(count.records for count in counts), str(rejects), counts, ignored)
-        if not done.records:
-            raise InputError(_nothing(source, as_, rows, writer.first))
+        total = total_of(counts)
+        if not total.records:
+            found = f"none of its {rows:,} rows can be imported as {as_}. {taker.first}" if rows else "holds no row"
+            raise InputError(f"{source}: {found}")
         for file in (records_file, rejects_file):  # both are on the disk before either is seen
             file.flush()
             os.fsync(file.fileno())
-    if not done.total.rejected:
+    if not total.rejected:
         rejects.unlink()
-        done.rejects = None
-    return done
+    return Imported(str(out), str(rejects) if total.rejected else None, counts, total, ignored)
 
 
 @dataclass
-class _Writer:
+class _Taker:
     """Takes rows one by one and writes what becomes of each."""
 
     reader: RowReader[Record]
@@ -140,60 +102,32 @@ class _Writer:
     """The first rejection, for the message where nothing else remains."""
 
     def take(self, source: Source, line: int, row: Any, count: FileCount) -> None:
-        count.rows += 1
         try:
             found = self.reader.records(row)
             if not found:
                 raise ValueError(f"holds no {self.reader.as_.__name__}: nothing in it is complete enough for one")
             held = ids_of(found)
-            named = iter(self.ids.claim(held, source.short, line))
-            found = [one if dict(one).get("id") is None else _named(one, next(named)) for one in found]
+            given = self.ids.claim(held, source.short, line)
+            if given != held:
+                names = iter(given)
+                found = [one if vars(one)["id"] is None else _named(one, next(names)) for one in found]
             lines = "".join(map(to_line, found))
         except ValueError as error:
-            self._reject(source, line, row, error, count)
+            reason = str(error)
+            if not self.first:
+                help = f". {known_forms('`--format`')}" if isinstance(error, UnknownForm) else ""
+                self.first = f"{source.name}:{line}: {reason}{help}"
+                if self.strict:
+                    raise InputError(self.first) from error
+            count.refused(reason)
+            list_reject(self.rejects, source.name, line, reason, row)
             return
         self.records.write(lines)
-        count.imported += 1
-        count.records += len(found)
-        count.renamed += sum(old != new for old, new in zip(held, ids_of(found), strict=True))
-        form = self.reader.form or ""
-        count.forms[form] = count.forms.get(form, 0) + 1
-
-    def _reject(self, source: Source, line: int, row: Any, error: ValueError, count: FileCount) -> None:
-        reason = str(error)
-        if not self.first:
-            help = f". {known_forms('`--format`')}" if isinstance(error, UnknownForm) else ""
-            self.first = f"{source.name}:{line}: {reason}{help}"
-            if self.strict:
-                raise InputError(self.first) from error
-        count.rejected += 1
-        kind = kind_of(reason)
-        if kind not in count.reasons and len(count.reasons) >= MOST_REASONS:
-            kind = "other reasons"
-        count.reasons[kind] = count.reasons.get(kind, 0) + 1
-        text = row.text if isinstance(row, Bad) else json.dumps(row, ensure_ascii=False, default=str)
-        entry: dict[str, Any] = {"file": source.name, "line": line, "field": field_of(reason), "reason": reason}
-        entry = {key: value for key, value in entry.items() if value is not None} | {"row": text[:EXCERPT]}
-        # Half a surrogate pair, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-        dumped = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        self.rejects.write(dumped.decode("utf-8") + "\n")
+        count.took(self.reader.form or "", len(found), sum(old != new for old, new in zip(held, given, strict=True)))
 
 
 def _named(record: Record, id: str) -> Record:
-    return record if dict(record)["id"] == id else record.model_copy(update={"id": id})
-
-
-def field_of(reason: str) -> str | None:
-    """The field that a reason names first."""
-    found = re.search(r"`([A-Za-z_][\w.]*(?:\[\d+\][\w.]*)*)`", reason)
-    return None if found is None else found[1]
-
-
-def kind_of(reason: str) -> str:
-    """A reason without what differs from row to row: numbers, quoted values, the row's other fields."""
-    kind = re.sub(r"'[^']*'", "'…'", reason.partition("; the row has ")[0])
-    kind = re.sub(r"\d+", "#", kind)
-    return kind if len(kind) <= 160 else f"{kind[:157]}..."
+    return record.model_copy(update={"id": id})
 
 
 def rejects_of(out: Path) -> Path:
@@ -210,12 +144,6 @@ def _check(source: str, out: Path) -> Path:
     if target == place or (Path(source).is_dir() and place in target.parents):
         raise InputError(f"{out}: would lie in what is imported ({source}); write it elsewhere")
     return rejects_of(out)
-
-
-def _nothing(source: str, as_: str, rows: int, first: str) -> str:
-    return (
-        f"{source}: none of its {rows} rows can be imported as {as_}. {first}" if rows else f"{source}: holds no row"
-    )
 
 
 def _sweep(path: Path) -> None:

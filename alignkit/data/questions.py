@@ -76,3 +76,10 @@ def from_turns(row: Row, _: type[Record]) -> list[Record]:
         raise ValueError("empty prompt: field `turns` must be a list of questions")
     common = common_of({**row, "id": row.get("question_id", row.get("id"))}, "question_id")
     return [Prompt(messages=(says("user", turns[0]),), **common)]
+
+
+def from_behavior(row: Row, _: type[Record]) -> list[Record]:
+    """HarmBench: a behaviour that is asked for, after the text it is about where it has one."""
+    parts = [*([text_of(row, "ContextString")] if row.get("ContextString") else []), text_of(row, "Behavior")]
+    common = common_of({**row, "id": row.get("BehaviorID")}, "Behavior", "ContextString", "BehaviorID")
+    return [Prompt(messages=(says("user", "\n\n".join(parts)),), **common)]

@@ -1,6 +1,7 @@
 """One file of data into records, with errors that name file, line and field. Knows neither layouts nor forms."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from alignkit.config import InputError
 from alignkit.data.files import rows_of
-from alignkit.data.formats import FORMATS, UnknownForm, detect, known_forms, to_records
+from alignkit.data.formats import FORMATS, SHAPING, UnknownForm, detect, known_forms, to_records
 from alignkit.data.ids import Ids
 from alignkit.data.layouts import Bad
 from alignkit.data.turns import first_fault
@@ -80,7 +81,8 @@ class RowReader(Generic[R]):
         if isinstance(row, Bad):
             raise ValueError(row.reason)
         self.form = self.format or detect(row) or self.form
-        if self.form is None:
+        strange = isinstance(row, Mapping) and row.keys().isdisjoint(SHAPING) and self.format is None
+        if self.form is None or strange:
             raise UnknownForm(row)
         try:
             found = [record for record in to_records(row, self.as_, self.form) if isinstance(record, self.as_)]
@@ -97,7 +99,7 @@ class RowReader(Generic[R]):
 
 def ids_of(records: list[R]) -> list[str]:
     """The ids that the records have."""
-    return [name for record in records if (name := dict(record).get("id")) is not None]
+    return [name for record in records if (name := vars(record).get("id")) is not None]
 
 
 def _complaint(path: Path, rejected: list[tuple[int, str]], rows: int, on_invalid: str) -> str:

@@ -1,6 +1,7 @@
 """Fields of one row, with errors that name the field. Knows no form."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from alignkit.data.turns import to_tools
@@ -39,7 +40,10 @@ def common_of(row: Row, *used: str) -> dict[str, Any]:
 
 
 def number_of(value: Any, field: str) -> float:
-    """A number that is no boolean and no string."""
+    """A number that is no boolean; CSV holds it as text."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"field `{field}` must be a number, and is {value!r}")
     return float(value)
@@ -48,6 +52,8 @@ def number_of(value: Any, field: str) -> float:
 def label_of(row: Row) -> bool:
     """The verdict of an unpaired row."""
     label = need(row, "label")
+    if isinstance(label, str):  # CSV
+        label = {"true": True, "false": False, "1": True, "0": False}.get(label.strip().lower(), label)
     if label not in (True, False):
         raise ValueError(f"field `label` must be true (good) or false (bad), and is {label!r}")
     return bool(label)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import InputError
-from alignkit.data.files import files_of, rows_of
+from alignkit.data.files import COMPRESSED, SUFFIXES, files_of, rows_of
 from alignkit.data.layouts import Rows
 from alignkit.data.tables import as_json
 
@@ -32,20 +32,20 @@ def sources_of(path: str, split: str | None, config: str | None) -> tuple[list[S
         return [Source(path, path, _hub_rows(path, split or "train", config))], []
     if config is not None:
         raise InputError(f"{path}: `--config` names a part of a data set on a hub; leave it out")
-    if not place.is_dir() and split is not None:
+    if place.is_dir():
+        files = files_of(place, split)
+        inside = (file.relative_to(place) for file in place.rglob("*") if file.is_file())
+        visible = {place / name for name in inside if not any(part.startswith(".") for part in name.parts)}
+        found = [Source(str(file), file.relative_to(place).as_posix(), rows_of(file)) for file in files]
+        return found, sorted(str(file) for file in visible - set(files))
+    if split is not None:
         raise InputError(f"{path}: `--split` chooses files of a folder, and this is one file; leave it out")
-    files = files_of(place, split)
-    inside = [file.relative_to(place) for file in place.rglob("*") if file.is_file()] if place.is_dir() else []
-    visible = {place / name for name in inside if not any(part.startswith(".") for part in name.parts)}
-    found = [
-        Source(str(file), file.relative_to(place).as_posix() if inside else file.name, rows_of(file)) for file in files
-    ]
-    return found, sorted(str(file) for file in visible - set(files))
+    return [Source(path, place.name, rows_of(place))], []
 
 
 def _hub_rows(name: str, split: str, config: str | None) -> Iterator[tuple[int, Any]]:
     """The rows of a data set, streamed; raises InputError where there is none, or the network ends."""
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or name.endswith((".jsonl", ".json", ".csv", ".gz")):
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or Path(name).suffix in (*SUFFIXES, *COMPRESSED):
         raise InputError(f"{name}: there is no such file or folder")
     try:
         data = import_module("datasets").load_dataset(name, config, split=split, streaming=True)

@@ -34,7 +34,11 @@ def to_message(value: Any, field: str) -> Message:
     """One turn from an object with role and content (or from and value). Raises ValueError naming `field`."""
     if not isinstance(value, Mapping):
         raise ValueError(f"field `{field}` must be an object with `role` and `content`")
-    turn = {_NAMES.get(key, key): item for key, item in value.items() if item is not None}
+    turn = {_NAMES.get(key, key): item for key, item in value.items() if item is not None and item != []}
+    if turn.get("role") == "function_call":  # ShareGPT's: the call is the text
+        turn |= {"role": "assistant", "function_call": from_json(str(turn.pop("content", "")), f"{field}.content")}
+    if "function_call" in turn:
+        turn["tool_calls"] = [turn.pop("function_call")]
     if isinstance(turn.get("role"), str):
         turn["role"] = ROLES.get(turn["role"], turn["role"])
     if isinstance(turn.get("content"), list):
@@ -83,6 +87,11 @@ def from_json(text: str, field: str) -> Any:
 def says(role: str, content: str) -> Message:
     """One turn of plain text."""
     return Message.model_validate({"role": role, "content": content})
+
+
+def turns_in(value: Any, field: str) -> Any:
+    """What a field holds that is no plain text: in CSV, a list of turns is JSON in a string."""
+    return from_json(value, field) if isinstance(value, str) and value.lstrip().startswith("[") else value
 
 
 def to_messages(value: Any, field: str, role: str) -> Messages:

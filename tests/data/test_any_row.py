@@ -30,6 +30,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "gsm8k": {"question": "q", "answer": "a"},
     "svamp": {"Body": "b", "Question": "q", "Answer": 1},
     "mt_bench": {"turns": ["q"], "question_id": 1},
+    "openai": {"input": {"messages": [TURN]}, "preferred_output": "a", "non_preferred_output": "b"},
+    "harmbench": {"Behavior": "q", "BehaviorID": "b"},
 }
 MORE = ("label", "metadata", "columns", "tools", "system", "id", "score_chosen", "score_rejected", "response", "text")
 

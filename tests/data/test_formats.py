@@ -1,11 +1,12 @@
 """Every published form gives the record a reader of it would expect. Rows by hand; no files."""
 
+import json
 from typing import Any
 
 import pytest
 
 from alignkit.data.formats import FIELDS, FORMATS, detect, to_records
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Message, Prompt, Record
+from alignkit.records import Comparison, Demonstration, Document, Feedback, Message, Prompt, Record, ToolCall
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 B = {"role": "assistant", "content": "b"}
@@ -70,6 +71,17 @@ ROWS: list[tuple[str, dict[str, Any] | str, type[Record], str]] = [
     ("gsm8k", {"question": "q", "answer": "a\n#### 1,200"}, Demonstration, "q|a\n#### 1,200"),
     ("svamp", {"ID": "x", "Body": "b", "Question": "q?", "Answer": 51.0}, Prompt, "b. q?"),
     ("mt_bench", {"question_id": 1, "turns": ["q", "r"]}, Prompt, "q"),
+    ("openai", {"input": {"messages": [U], "tools": []}, "preferred_output": [A], "non_preferred_output": [B]},
+     Comparison, PAIR),
+    ("harmbench", {"Behavior": "q", "BehaviorID": "b", "ContextString": "c"}, Prompt, "c\n\nq"),
+    ("harmbench", {"Behavior": "q", "BehaviorID": "b"}, Prompt, "q"),
+    ("trl", {"prompt": "q", "completion": "a", "label": "False"}, Feedback, "q -> a bad"),
+    ("trl", {"messages": json.dumps([U, A])}, Demonstration, "q|a"),
+    ("sharegpt", {"conversations": json.dumps([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}])},
+     Demonstration, "q|a"),
+    ("trl", {"prompt": "q", "completion": "a", "messages": None, "rejected": None}, Demonstration, "q|a"),
+    ("trl", {"prompt": "q", "completion": None, "chosen": "a", "rejected": "b"}, Comparison, PAIR),
+    ("svamp", {"ID": "x", "Body": "b", "Question": "q?", "Answer": "51.0"}, Prompt, "b. q?"),
 ]  # fmt: skip
 
 
@@ -77,6 +89,24 @@ ROWS: list[tuple[str, dict[str, Any] | str, type[Record], str]] = [
 def test_a_row_is_recognised_and_read(form: str, row: Any, as_: type[Record], expected: str) -> None:
     assert detect(row) == form
     assert [show(record) for record in to_records(row, as_, form)] == [expected]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+        {"role": "assistant", "annotations": [], "tool_calls": [{"type": "function", "function": {
+            "name": "f", "arguments": '{"x": 1}'}}]},
+    ],
+)  # fmt: skip
+def test_a_call_is_read_however_it_is_written(turn: dict[str, Any]) -> None:
+    rows = {"messages": [U, turn]}, {"conversations": [{"from": "human", "value": "q"}, turn]}
+    for row in rows:
+        (record,) = to_records(row, Demonstration, detect(row) or "")
+        called = dict(record)["messages"][-1]
+        assert (called.role, called.content) == ("assistant", "")
+        assert called.tool_calls == (ToolCall(name="f", arguments={"x": 1}),)
 
 
 def test_every_form_that_is_recognised_can_be_named() -> None:
