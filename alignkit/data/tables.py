@@ -24,7 +24,7 @@ def _parquet_rows(path: Path) -> Rows:
 def _arrow_rows(path: Path) -> Rows:
     """Both kinds of Arrow file: with a table of contents (Feather), and the plain stream that `datasets` writes."""
     arrow = import_module("pyarrow")
-    with _faults(path, "Arrow"), arrow.memory_map(str(path)) as file:
+    with _faults(path, "Arrow"), arrow.OSFile(str(path)) as file:
         if file.read(6) == b"ARROW1":
             table = arrow.ipc.open_file(file)
             batches = (table.get_batch(number) for number in range(table.num_record_batches))
