@@ -67,7 +67,7 @@ def _numbered(batches: Iterator[Any]) -> Rows:
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any] | Bad:
-    """The row without its nulls, which a table cannot leave out; times as ISO 8601 text."""
+    """The row without the fields that are null, since a table cannot leave them out; times as ISO 8601 text."""
     try:
         return {key: _plain(value, key) for key, value in row.items() if value is not None}
     except ValueError as error:
@@ -78,7 +78,7 @@ def _plain(value: Any, field: str) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{field}.{key}") for key, item in value.items()}
+        return {str(key): _plain(item, f"{field}.{key}") for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [_plain(item, field) for item in value]
     if isinstance(value, date | datetime | time):
