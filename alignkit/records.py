@@ -1,8 +1,6 @@
 """The records that pass between stages: conversations, rankings, prompts, rewards. Knows neither files nor tokens."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -40,7 +38,7 @@ class Message(Record):
     """The tool that a tool message speaks for, or a speaker's name."""
     tool_call_id: str | None = None
     """The call that a tool message answers."""
-    weight: float = Field(1.0, ge=0.0)
+    weight: float = Field(default=1.0, ge=0.0)
     """Weight of this turn in training; only assistant turns are ever trained. 0: context only."""
 
     @field_validator("reasoning", "tool_calls")
@@ -221,14 +219,3 @@ def last_question(messages: Sequence[Message]) -> int:
     while end and messages[end - 1].role == "assistant":
         end -= 1
     return end
-
-
-SCHEMAS: tuple[type[Record], ...] = (Document, Demonstration, Comparison, Prompt, Feedback, Completion, Scores)
-"""The records whose JSON schemas are published in data_schemas/."""
-
-
-def write_schemas(folder: str | Path) -> None:
-    """Write the JSON schema of every published record to `folder`/<record>.json."""
-    for record in SCHEMAS:
-        text = json.dumps(record.model_json_schema(), indent=2, ensure_ascii=False)
-        Path(folder, f"{record.__name__.lower()}.json").write_text(f"{text}\n", encoding="utf-8")

@@ -10,7 +10,7 @@ LAYERS = [  # the first that matches; whatever else lies in alignkit/ is machine
     (4, r"recipes\.|alignkit\.(cli|cli_data|launch|__main__)$"),
     (3, r"alignkit\.(stages|recipe|serve|report)(\.|$)"),
     (1, r"reward_models"),
-    (0, r"alignkit\.(records|config|marks|names|losses|preferences|rl|trie|packing|options)(\.|$)"),
+    (0, r"alignkit\.(records|schemas|config|marks|names|losses|preferences|rl|trie|packing|options)(\.|$)"),
     (2, r"alignkit\."),
 ]
 HEAVY = {"transformers", "accelerate", "peft", "datasets", "trl", "bitsandbytes", "evaluate"}
@@ -64,5 +64,5 @@ def test_the_lowest_layer_is_pure() -> None:
     for module, names in IMPORTS.items():
         if layer(module) == 0:
             assert not names & HEAVY, f"{module} imports {names & HEAVY}"
-        if re.match(r"alignkit\.(records|config|options)", module):
+        if re.match(r"alignkit\.(records|schemas|config|options)", module):
             assert "torch" not in names, f"{module} imports torch"

@@ -1,38 +1,14 @@
-"""Records refuse what cannot be trained on, and their published schemas are those of the code. No files of data."""
+"""Records refuse what cannot be trained on. No files of data."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from alignkit import records
 from alignkit.records import Comparison, Demonstration, Feedback, Message, Prompt, Record, Scores, ToolCall
 
-ROOT = Path(__file__).resolve().parents[1]
 USER = {"role": "user", "content": "Hello?"}
 ANSWER = {"role": "assistant", "content": "Hello."}
-
-
-def test_the_committed_schemas_are_those_of_the_code(tmp_path: Path) -> None:
-    records.write_schemas(tmp_path)
-    written = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    committed = {path.name: path.read_text() for path in (ROOT / "data_schemas").iterdir()}
-    command = "python -c \"from alignkit.records import write_schemas; write_schemas('data_schemas')\""
-    assert written == committed, f"run: {command}"
-    assert len(committed) == 7
-
-
-def test_the_package_carries_the_schemas() -> None:
-    inside = Path(records.__file__).parent / "data_schemas"
-    assert json.loads((inside / "comparison.json").read_text())["title"] == "Comparison"
-
-
-def test_schemas_describe_every_field() -> None:
-    for record in records.SCHEMAS:
-        for name, described in record.model_json_schema()["properties"].items():
-            assert described.get("description"), f"{record.__name__}.{name}"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Whole published data sets are read, and their rows, ties and odd cases are those their description counts."""
 
+import gzip
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from alignkit.data.importing import import_data
 from alignkit.data.load import load_data
 from alignkit.data.read import read
 from alignkit.data.split import beginning
@@ -107,3 +110,26 @@ def test_no_prompt_stands_on_both_sides(shared: Path, file: str, as_: type[Recor
     train, validation, _ = load_data(options, as_, seed=0)
     assert not {beginning(record) for record in train} & {beginning(record) for record in validation}
     assert len(validation) / (len(train) + len(validation)) == pytest.approx(0.1, abs=0.06)
+
+
+def test_an_import_of_everything_accounts_for_every_row(shared: Path, tmp_path: Path) -> None:
+    done = import_data(str(shared / "data"), tmp_path / "all.jsonl", "prompts")
+    # The rows that shared/README.md counts; no question can be made of texts: reviews, novels and two more files.
+    conversations = [1500, 80, 1000, 1000, 14_515, 175, 252, 999, 300, 300, 7473, 1000, 6 * 450, 80, 80, 800]
+    assert done.total.rows == sum(conversations) + 1800 + 12 + 1 + 1
+    assert done.total.reasons == {"the row holds a Document, which cannot be read as a Prompt": 1800 + 12 + 1 + 1}
+    assert done.total.records == done.total.imported - 80 + 373  # the questions of 80 trees
+    assert {Path(name).name for name in done.ignored} == {"LICENSE.upstream"}
+    lines = (tmp_path / "all.jsonl").read_text().split("\n")[:-1]
+    ids = [row["id"] for line in lines if "id" in (row := json.loads(line))]
+    assert len(lines) == done.total.records and len(set(ids)) == len(ids)
+    assert len((tmp_path / "all.rejects.jsonl").read_text().splitlines()) == done.total.rejected == 1814
+
+
+def test_the_rejected_rows_are_those_without_an_answer(shared: Path, tmp_path: Path) -> None:
+    path = shared / "data/hh_rlhf/harmless.jsonl.gz"
+    import_data(str(path), tmp_path / "hh.jsonl", "demonstrations")
+    rejected = [json.loads(line) for line in (tmp_path / "hh.rejects.jsonl").read_text().splitlines()]
+    with gzip.open(path, "rt") as file:
+        empty = [n for n, line in enumerate(file, 1) if json.loads(line)["chosen"].rstrip().endswith("\n\nAssistant:")]
+    assert [row["line"] for row in rejected] == empty and len(empty) == 4
