@@ -67,7 +67,7 @@ def test_json_for_programs(command: Callable[..., tuple[int, str, str]]) -> None
         (("in", "made.jsonl", "--as", "comparisons"), "error: in: none of its 4 rows can be imported as comparisons"),
         (("in", "made.jsonl", "--as", "demos"), "'demos': give one of demonstrations, comparisons"),
         (("in", "made.jsonl", "--as", "prompts", "--format", "trll"), "error: unknown format 'trll'; known: auto, "),
-        (("in", "in/made.jsonl", "--as", "prompts"), "error: in/made.jsonl: would lie in what is imported"),
+        (("in", "in/made.jsonl", "--as", "prompts"), "error: in/made.jsonl: it or made.rejects.jsonl would lie in"),
         (("in", "made.jsonl"), "Missing option '--as'"),
     ],
 )  # fmt: skip

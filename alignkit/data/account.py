@@ -92,6 +92,6 @@ def field_of(reason: str) -> str | None:
 
 def kind_of(reason: str) -> str:
     """A reason without what differs from row to row: numbers, quoted values, the names of the row's other fields."""
-    kind = re.sub(r"'[^']*'", "'…'", reason.partition("; the row has ")[0])
+    kind = re.sub(r"(?<!\w)'[^']*'", "'…'", reason.partition("; the row has ")[0])
     kind = re.sub(r"\d+", "#", kind)
     return kind if len(kind) <= 160 else f"{kind[:157]}..."

@@ -26,6 +26,8 @@ KINDS: dict[str, type[Record]] = {
     "feedback": Feedback,
 }
 """What data can be imported as."""
+LONGEST = 1000
+"""Characters of a reason, which may quote the row."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class _Taker:
                 found = [one if vars(one)["id"] is None else _named(one, next(names)) for one in found]
             lines = "".join(map(to_line, found))
         except ValueError as error:
-            reason = str(error)
+            reason = str(error)[:LONGEST]
             if not self.first:
                 help = f". {known_forms('`--format`')}" if isinstance(error, UnknownForm) else ""
                 self.first = f"{source.name}:{line}: {reason}{help}"
@@ -140,10 +142,11 @@ def _check(source: str, out: Path) -> Path:
         raise InputError(f"{out}: the records become JSON lines; give a file that ends in .jsonl, not in {REJECTS}")
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name the file that is to be written in it")
+    rejects = rejects_of(out)
     place, target = Path(source).resolve(), out.resolve()
-    if target == place or (Path(source).is_dir() and place in target.parents):
-        raise InputError(f"{out}: would lie in what is imported ({source}); write it elsewhere")
-    return rejects_of(out)
+    if place in (target, rejects.resolve()) or (Path(source).is_dir() and place in target.parents):
+        raise InputError(f"{out}: it or {rejects.name} would lie in what is imported ({source}); write it elsewhere")
+    return rejects
 
 
 def _sweep(path: Path) -> None:

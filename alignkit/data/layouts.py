@@ -27,6 +27,12 @@ Rows = Iterator[tuple[int, Any]]
 
 
 def _json_rows(path: Path, stream: io.BufferedReader) -> Rows:
+    if stream.peek(64).split(b"\n", 1)[0].strip() == b"{":
+        raise InputError(f"{path}:1: is an object over many lines; give a list of rows, or one row a line")
+    return _jsonl_rows(path, stream)
+
+
+def _jsonl_rows(path: Path, stream: io.BufferedReader) -> Rows:
     """One object a line, or one list of them, which is read whole."""
     _skip_mark(path, stream)
     if stream.peek(64)[:64].lstrip().startswith(b"["):
@@ -140,8 +146,8 @@ def _text_rows(path: Path, stream: io.BufferedReader) -> Rows:
 
 
 LAYOUTS: dict[str, Callable[[Path, io.BufferedReader], Rows]] = {
-    ".jsonl": _json_rows,
-    ".ndjson": _json_rows,
+    ".jsonl": _jsonl_rows,
+    ".ndjson": _jsonl_rows,
     ".json": _json_rows,
     ".csv": _csv_rows,
     ".txt": _text_rows,

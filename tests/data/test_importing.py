@@ -197,6 +197,7 @@ def gz_cut() -> bytes:
         ("b.jsonl.xz", lzma.compress(b"x" * 99)[:-9], "b.jsonl.xz: the xz file is cut off or damaged"),
         ("b.jsonl.zst", b"plain", "b.jsonl.zst: the zstd file is cut off or damaged"),
         ("b.json", b'[{"prompt": "q", "completion": "a"}, {"pro', "b.json:1: malformed JSON at column"),
+        ("b.json", json.dumps(GOOD, indent=1).encode(), "b.json:1: is an object over many lines; give a list of rows"),
         ("b.csv", b'prompt,completion\nq,a\n"q,a', "b.csv:3: malformed CSV"),
         ("b.csv", b"prompt,completion\nq,\xe9\n", "b.csv:2: is not UTF-8 (byte 0xe9)"),
         ("b.csv", b"prompt,prompt\nq,a\n", "b.csv:1: the heading names `prompt` twice"),
@@ -266,6 +267,7 @@ def test_very_many_tiny_files(tmp_path: Path) -> None:
         ("a.jsonl", "made.json", "give a file that ends in .jsonl"),
         ("a.jsonl", "made.rejects.jsonl", "not in .rejects.jsonl"),
         ("a.jsonl", "a.jsonl", "would lie in what is imported"),
+        ("b.rejects.jsonl", "b.jsonl", "it or b.rejects.jsonl would lie in what is imported"),
         (".", "sub/made.jsonl", "would lie in what is imported"),
         ("a.jsonl", "folder.jsonl", "is a folder"),
         ("empty.jsonl", "made.jsonl", "empty.jsonl: holds no row"),
@@ -283,6 +285,7 @@ def test_input_that_cannot_serve_is_one_error(
     monkeypatch.chdir(tmp_path)
     Path("folder.jsonl").mkdir()
     Path("empty.jsonl").touch()
+    write(Path("b.rejects.jsonl"), GOOD)
     write(Path("a.jsonl"), GOOD), write(Path("docs.jsonl"), {"text": "t"}), write(Path("strange.jsonl"), {"foo": 1})
     before = sorted(Path().rglob("*"))
     with pytest.raises(InputError) as caught:
