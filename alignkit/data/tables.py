@@ -48,7 +48,7 @@ def _faults(path: Path, kind: str) -> Iterator[None]:
     arrow = import_module("pyarrow")
     try:
         yield
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, ValueError) as error:  # ValueError: names in it that are no UTF-8
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: is cut off, damaged or no {kind} file ({reason}); fetch it again") from error
     except OSError as error:  # Arrow's own have no number
@@ -61,6 +61,7 @@ def _faults(path: Path, kind: str) -> Iterator[None]:
 def _numbered(batches: Iterator[Any]) -> Rows:
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # a damaged file's offsets may point anywhere
         for row in batch.to_pylist():
             number += 1
             yield number, as_json(row)
