@@ -17,8 +17,9 @@ BATCH = 256
 
 def _parquet_rows(path: Path) -> Rows:
     parquet = import_module("pyarrow.parquet")  # loads Arrow, which few imports need
-    with _faults(path, "Parquet"), parquet.ParquetFile(path) as table:
-        yield from _numbered(batch for batch in table.iter_batches(BATCH))
+    # What is buffered ahead is kept until the end: the whole file.
+    with _faults(path, "Parquet"), parquet.ParquetFile(path, pre_buffer=False) as table:
+        yield from _numbered(table.iter_batches(BATCH))
 
 
 def _arrow_rows(path: Path) -> Rows:
