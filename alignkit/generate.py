@@ -45,7 +45,8 @@ def rollout(
 
     Sampled from softmax(logits / temperature), nothing cut off; temperature 0 is greedy. A completion ends after its
     first stop token (kept in `ids`) or at `max_new_tokens`; stop tokens are impossible before `min_new_tokens`.
-    `numbers` are the prompts' numbers in the whole update, where only some of them are here (one rank's part);
+    `numbers` are the prompts' numbers in the whole update, where only some of them are here (one rank's part).
+    Where sampled, `logps` are the logs of the probabilities that the draws were made with.
     As many completions are generated together, one at least, as fit `token_budget` tokens at their longest: speed and
     memory only.
     """
@@ -54,20 +55,20 @@ def rollout(
     jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
     by_length = sorted(jobs, key=lambda job: len(contexts[job[0]]))
     together = max(1, token_budget // (max(map(len, contexts), default=0) + max_new_tokens))
-    answers: dict[tuple[int, int], list[int]] = {}
+    answers: dict[tuple[int, int], tuple[list[int], list[float] | None]] = {}
     for start in range(0, len(by_length), together):
         part = by_length[start : start + together]
         keys = row_keys(seed, update, [numbers[p] for p, _ in part], [s for _, s in part])
         draw = KeyedDraw(keys, len(contexts[part[-1][0]]), temperature, min_new_tokens, format.stop_ids)
         rows = _generate(policy, [contexts[p] for p, _ in part], draw, max_new_tokens, format)
         answers.update(zip(part, rows, strict=True))
-    return [completion_of(prompts[p], answers[p, s], format) for p, s in jobs]
+    return [completion_of(prompts[p], answers[p, s][0], format, answers[p, s][1]) for p, s in jobs]
 
 
 def _generate(
     policy: Policy, contexts: list[list[int]], draw: "KeyedDraw", max_new_tokens: int, format: ChatFormat
-) -> list[list[int]]:
-    """The generated ids of one left-padded batch, each up to its first stop token."""
+) -> list[tuple[list[int], list[float] | None]]:
+    """The generated ids of one left-padded batch, each up to its first stop token, and their log-probabilities."""
     longest = draw.prompt_length
     device = next(policy.model.parameters()).device
     ids = torch.tensor([[format.pad_id] * (longest - len(context)) + context for context in contexts], device=device)
@@ -81,7 +82,9 @@ def _generate(
                 rows = _decode(model, ids, mask, cache, draw, longest + max_new_tokens, format)
             finally:
                 model.generation_config = kept
-    return [_until_stop(row[longest:], format.stop_ids) for row in rows]
+    answers = [_until_stop(row[longest:], format.stop_ids) for row in rows]
+    known = draw.logps()
+    return [(ids, None if known is None else known[n, : len(ids)].tolist()) for n, ids in enumerate(answers)]
 
 
 def _decode(
@@ -121,7 +124,7 @@ def _decode(
             return [rows[n] for n in range(len(rows))]
         here, ids, mask = here[left], ids[left], _lengthened(mask, ids.shape[1])[left]
         cache.batch_select_indices(left)
-        draw.keys = draw.keys[left.cpu()]
+        draw.keep(left.cpu())
 
 
 class _HalfFinished(StoppingCriteria):
@@ -152,14 +155,17 @@ def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def completion_of(prompt: Prompt, ids: list[int], format: ChatFormat) -> Completion:
-    """What sampled ids, the end token included, say in answer to a prompt."""
+def completion_of(
+    prompt: Prompt, ids: list[int], format: ChatFormat, logps: Sequence[float] | None = None
+) -> Completion:
+    """What sampled ids, the end token included, say in answer to a prompt; `logps` as their engine gave them."""
     return Completion(
         prompt=prompt.messages,
         response=format.decode(ids),
         columns=prompt.columns,
         finished=bool(ids) and ids[-1] in format.stop_ids,
         ids=tuple(ids),
+        logps=None if logps is None else tuple(logps),
         tools=prompt.tools,
     )
 
@@ -175,6 +181,22 @@ class KeyedDraw(LogitsProcessor):
         self.temperature = temperature
         self.min_new_tokens = min_new_tokens
         self.stop_ids = list(stop_ids)
+        self._rows = torch.arange(len(keys))
+        self._batch = len(keys)
+        self._chances: list[tuple[Tensor, Tensor]] = []
+
+    def keep(self, left: Tensor) -> None:
+        """Go on with these rows alone."""
+        self.keys, self._rows = self.keys[left], self._rows[left]
+
+    def logps(self) -> Tensor | None:
+        """[B, T] float32 log-probability of what was drawn for each row at each position; None where greedy."""
+        if self.temperature == 0:
+            return None
+        chances = torch.ones(self._batch, len(self._chances))
+        for position, (rows, chance) in enumerate(self._chances):
+            chances[rows, position] = chance.cpu()
+        return chances.log()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """[B, L] ids and [B, V] logits -> [B, V] scores: 0 at the drawn token, -inf elsewhere."""
@@ -183,18 +205,22 @@ class KeyedDraw(LogitsProcessor):
             scores[:, self.stop_ids] = -torch.inf
         if self.temperature == 0:
             return scores
-        drawn = draw(scores.float() / self.temperature, uniforms(self.keys, position).to(scores.device))
+        drawn, chance = draw(scores.float() / self.temperature, uniforms(self.keys, position).to(scores.device))
+        self._chances.append((self._rows, chance))
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
 
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes `uniform`: [B, V] float32, [B] in [0, 1) -> [B] int64.
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The token at which the cumulative probability passes `uniform`: [B, V] float32, [B] in [0, 1) -> [B] int64; and
+    its probability, [B] float32.
 
     Inverse transform sampling. A float32 sum of probabilities may end below or above 1, so the draw is scaled by it.
     """
-    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
+    distribution = torch.softmax(logits, dim=-1)
+    cumulative = distribution.cumsum(dim=-1)
     index = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    return index.clamp_(max=logits.shape[-1] - 1).squeeze(1)
+    index.clamp_(max=logits.shape[-1] - 1)
+    return index.squeeze(1), distribution.gather(1, index).squeeze(1)
 
 
 def uniforms(keys: Tensor, position: int) -> Tensor:

@@ -67,6 +67,16 @@ def cispo(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: 
     return -ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high)) * advantage * logp
 
 
+def truncated_importance(logp: Tensor, engine: Tensor, cap: float) -> Tensor:
+    """min(exp(logp - engine), cap) [E], without gradient: what a token counts that another engine sampled than trains.
+
+    Truncated importance sampling (Ionides 2008; Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training"): `logp` the trainer's log-probability under the weights that sampled, `engine` the
+    sampler's own, both [E]. Exact in expectation below `cap`; the cap bounds the variance.
+    """
+    return torch.exp(logp - engine).clamp(max=cap).detach()
+
+
 def is_clipped(logp: Tensor, old: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None) -> Tensor:
     """Where the ratio has already moved as far as the advantage may push it: bool [E]. `policy_clip` is flat there."""
     ratio = torch.exp(logp - old)

@@ -190,6 +190,8 @@ class Completion(Record):
     """True where the model ended its turn itself; false where the length limit cut it."""
     ids: tuple[int, ...] = ()
     """The response's token ids, the end-of-turn token included."""
+    logps: tuple[float, ...] | None = None
+    """Log-probability of each of `ids` as sampled, in nats, by the engine that sampled; null where it gave none."""
     tools: Tools | None = None
     """JSON schemas of the tools it could call."""
 

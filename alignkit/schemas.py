@@ -79,7 +79,13 @@ EXAMPLES: dict[type[Record], Record] = {
         columns={"page": "chat"},
     ),
     Completion: Completion(
-        prompt=ASKED, response=RED, columns={"answer": "red"}, finished=True, ids=(1290, 374, 2518, 13, 2), tools=TOOLS
+        prompt=ASKED,
+        response=RED,
+        columns={"answer": "red"},
+        finished=True,
+        ids=(1290, 374, 2518, 13, 2),
+        logps=(-0.5, -0.125, -1.25, -0.25, -0.0625),
+        tools=TOOLS,
     ),
     Scores: Scores(total=(1.5, None), parts={"correct": (1.0, None)}, steps=(((2, 0.5),), ())),
 }

@@ -17,7 +17,8 @@ def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int,
     with the error of a value head.
 
     Columns "advantage", for the KL "reference", and for a value head "value" and "return" stand at each token; so does
-    "old", unless the policy that is trained is still the one that sampled. `kl_coef` is the coefficient now.
+    "old", unless the policy that is trained is still the one that sampled, and, where the config corrects for the
+    engine that sampled, its log-probability "engine". `kl_coef` is the coefficient now.
     `drift` is |log π - log π_old|, a mean over tokens as every metric is.
     """
     in_loss, bonus, own_critic = config.kl.placement == "loss", config.entropy_coef, config.roles == "value_head"
@@ -37,7 +38,11 @@ def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int,
         if config.loss == "gspo":  # the ratio of a whole completion, its geometric mean, stands at each of its tokens
             length = _lengths(batch)
             logp, old = ((sum_by_owner(x, batch) / length)[batch.owner] for x in (logp, old))
-        sums = {"surrogate": (share * _surrogate(config, logp, old, advantage)).sum()}
+        surrogate = _surrogate(config, logp, old, advantage)
+        if config.rollouts.correction == "truncated":
+            engine = batch.entry_columns["engine"]
+            surrogate = surrogate * losses.truncated_importance(sampled, engine, config.rollouts.cap)
+        sums = {"surrogate": (share * surrogate).sum()}
         if in_loss:
             estimate = rl.kl_k2 if config.kl.estimator == "k2" else rl.kl_k3
             left = estimate(readings["logps"], batch.entry_columns["reference"])

@@ -74,10 +74,11 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
     logits[7] = -torch.inf
     n = 40_000
     keys = row_keys(1, 2, range(n), [0] * n)
-    drawn = draw((logits / temperature).expand(n, -1), uniforms(keys, 5))
+    drawn, chance = draw((logits / temperature).expand(n, -1), uniforms(keys, 5))
     expected = n * torch.softmax(logits / temperature, 0)
     observed = torch.bincount(drawn, minlength=50)
     assert observed[7] == 0
+    torch.testing.assert_close(chance, torch.softmax(logits / temperature, 0)[drawn])
     likely = expected > 5
     chi_square = ((observed - expected) ** 2 / expected)[likely].sum()
     freedom = int(likely.sum()) - 1
@@ -134,7 +135,7 @@ def test_uniforms_are_uniform_and_unrelated() -> None:
 
 def test_draw_at_the_borders() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(3, -1)
-    assert draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-24])).tolist() == [1, 2, 2]
+    assert draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]))[0].tolist() == [1, 2, 2]
 
 
 def test_stop_tokens_end_a_completion(policy: Policy, format: ChatFormat) -> None:

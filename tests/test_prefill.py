@@ -25,14 +25,16 @@ def contexts() -> list[list[int]]:
     return [*[[*beginning, 9, 10, 11, 12, 13]] * 3, *[[*beginning, 20, 21]] * 3, [30, 31]]
 
 
-def drawn_alone(plain: PreTrainedModel, context: list[int], key: torch.Tensor) -> list[int]:
-    """The same draws from whole passes, without a cache, a batch or padding."""
-    ids = list(context)
+def drawn_alone(plain: PreTrainedModel, context: list[int], key: torch.Tensor) -> tuple[list[int], list[float]]:
+    """The same draws and their log-probabilities from whole passes, without a cache, a batch or padding."""
+    ids, logps = list(context), []
     with torch.no_grad():
         for position in range(NEW):
             logits = plain(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1].float()
-            ids.append(int(draw(logits, uniforms(key, position))))
-    return _until_stop(ids[len(context) :], STOPS)
+            ids.append(int(draw(logits, uniforms(key, position))[0]))
+            logps.append(float(logits.double().log_softmax(-1)[0, ids[-1]]))
+    ended = _until_stop(ids[len(context) :], STOPS)
+    return ended, logps[: len(ended)]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES])
@@ -41,8 +43,10 @@ def test_rollouts_equal_plain_passes_of_each_row(family: str) -> None:
     keys = row_keys(1, 2, [0, 0, 0, 1, 1, 1, 2], [0, 1, 2, 0, 1, 2, 0])
     keyed = KeyedDraw(keys, max(map(len, contexts())), 1.0, 0, STOPS)
     rows = _generate(Policy(ours, tries=True), contexts(), keyed, NEW, FORMAT)
-    assert rows == [drawn_alone(plain, context, keys[n : n + 1]) for n, context in enumerate(contexts())]
-    assert len({len(row) for row in rows}) > 1 and len(keyed.keys) < len(keys)
+    for n, (context, (ids, logps)) in enumerate(zip(contexts(), rows, strict=True)):
+        expected = drawn_alone(plain, context, keys[n : n + 1])
+        assert ids == expected[0] and logps == pytest.approx(expected[1], abs=1e-4)
+    assert len({len(ids) for ids, _ in rows}) > 1 and len(keyed.keys) < len(keys)
 
 
 def test_prompts_are_computed_once_and_have_room() -> None:

@@ -39,7 +39,7 @@ class Table(nn.Module):
 
 
 def columns(name: str) -> Tensor:
-    seeds = {"old": 1, "advantage": 2, "reference": 3}
+    seeds = {"old": 1, "advantage": 2, "reference": 3, "engine": 4}
     drawn = torch.Generator().manual_seed(seeds[name])
     values = torch.randn(len(LENGTHS), max(LENGTHS), generator=drawn, dtype=torch.float64)
     return values if name == "advantage" else -values.abs()
@@ -49,7 +49,8 @@ def rows(budget: int) -> list[TrieBatch]:
     sequences = []
     for n, length in enumerate(LENGTHS):
         ids = [7, 10 + n, *range(20 + n, 20 + n + length)]
-        token_columns = {k: [0.0, 0.0, *columns(k)[n, :length].tolist()] for k in ("old", "advantage", "reference")}
+        names = ("old", "advantage", "reference", "engine")
+        token_columns = {k: [0.0, 0.0, *columns(k)[n, :length].tolist()] for k in names}
         sequences.append(TokenSequence(ids, [0.0, 0.0] + [1.0] * length, n, token_columns=token_columns))
     return pack(sequences, budget)
 
@@ -57,6 +58,9 @@ def rows(budget: int) -> list[TrieBatch]:
 def expected(loss: str, average: str, config: PpoConfig, logps: Tensor) -> Tensor:
     """The definition, completion by completion and token by token."""
     old, advantage = columns("old"), columns("advantage")
+    trust = torch.ones_like(old)
+    if config.rollouts.correction == "truncated":
+        trust = torch.exp(old - columns("engine")).clamp(max=config.rollouts.cap)
     totals: list[Tensor] = []
     for n, length in enumerate(LENGTHS):
         mean_ratio = torch.exp((logps[n, :length] - old[n, :length]).mean())
@@ -67,12 +71,12 @@ def expected(loss: str, average: str, config: PpoConfig, logps: Tensor) -> Tenso
             bounded = ratio.clamp(1 - config.clip, high)
             a = advantage[n, t]
             if loss == "cispo":
-                items.append(-bounded.detach() * a * logps[n, t])
+                items.append(-trust[n, t] * bounded.detach() * a * logps[n, t])
                 continue
             item = -torch.minimum(ratio * a, bounded * a)
             if config.dual_clip is not None and a < 0:
                 item = torch.minimum(item, -config.dual_clip * a)
-            items.append(item)
+            items.append(trust[n, t] * item)
         totals.append(torch.stack(items).mean() if average == "completion" else torch.stack(items).sum())
     completions = len(LENGTHS)
     shares = {"token": sum(LENGTHS), "completion": completions, "sequence": completions, "budget": 6 * completions}
@@ -80,12 +84,15 @@ def expected(loss: str, average: str, config: PpoConfig, logps: Tensor) -> Tenso
 
 
 @pytest.mark.parametrize("average", ["token", "completion", "sequence", "budget"])
+@pytest.mark.parametrize("rollouts", [{}, {"correction": "truncated", "cap": 1.5}], ids=["as_is", "corrected"])
 @pytest.mark.parametrize(
     ("loss", "extra"),
     [("clip", {}), ("clip", {"clip_high": 0.5, "dual_clip": 1.5}), ("cispo", {"clip_high": 0.5}), ("gspo", {})],
 )
-def test_losses_and_their_means_by_definition(loss: str, extra: dict[str, Any], average: str) -> None:
-    config = build(PpoConfig, BASE | {"loss": loss, "average": average} | extra, "")
+def test_losses_and_their_means_by_definition(
+    loss: str, extra: dict[str, Any], average: str, rollouts: dict[str, Any]
+) -> None:
+    config = build(PpoConfig, BASE | {"loss": loss, "average": average, "rollouts": rollouts} | extra, "")
     table = Table()
     wanted = expected(loss, average, config, table.logps)
     (gradient,) = torch.autograd.grad(wanted, table.logps)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from alignkit.config import Config
 from alignkit.options.guard import GuardOptions
 from alignkit.options.reward_source import RewardSource
+from alignkit.options.rollouts import RolloutOptions
 from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
 
 
@@ -141,6 +142,8 @@ class PpoConfig(Config):
     """Tokens that end a completion besides the format's own, such as ["\\n"]; the artifact ends at them too."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Of sampling; policy, reference and KL are measured at the same temperature."""
+    rollouts: RolloutOptions = RolloutOptions()
+    """Who samples, and what is done where it differs from who trains."""
     missing_eos: MissingEosOptions = MissingEosOptions()
     """What a completion without an end token is worth."""
     overlong: OverlongOptions | None = None

@@ -19,6 +19,7 @@ from alignkit.batches import seed_of
 from alignkit.config import InputError
 from alignkit.experience import Rollouts, make_rollouts, read_policy, reference_log_probabilities, values
 from alignkit.learner import Learner
+from alignkit.mismatch import engine_logps, mismatch
 from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor
 from alignkit.options.ppo import PpoConfig
@@ -98,6 +99,10 @@ class Ppo:
         columns, judged = self.advantages(experience, baseline)
         if not read_first:
             del columns["old"]
+        mask = experience.rollouts.mask
+        engine = engine_logps(experience.completions, mask)
+        if engine is not None and config.rollouts.correction == "truncated":
+            columns["engine"] = engine
         orders = with_scores(orders, experience.worth.total, self.actors.reduce)
         scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
         coef = self.memory["kl_coef"]
@@ -107,6 +112,9 @@ class Ppo:
             if number == 0:
                 self.check_start(experience)
         metrics = self.describe(experience) | {"objective/kl_coef": coef, **part.metrics}
+        if engine is not None:
+            cap = config.rollouts.cap if "engine" in columns else None
+            metrics |= mismatch(experience.old, engine, mask, cap, self.actors.reduce)
         self.memory["drawn"] += part.drawn
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])

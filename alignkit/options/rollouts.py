@@ -1,0 +1,22 @@
+"""The options of sampling: which engine writes completions, and what is done where it differs. Knows no model."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignkit.config import Config
+
+
+class RolloutOptions(Config):
+    """Who samples, and how its own log-probabilities are held against the trainer's (docs/rollouts.md)."""
+
+    correction: Literal["none", "truncated"] = "none"
+    """truncated: each token's policy loss is weighed by min(π_trainer / π_engine, cap), both as sampled (truncated
+    importance sampling, Yao et al. 2025); none: the difference is logged alone."""
+    cap: float = Field(default=2.0, ge=1.0)
+    """correction: truncated: the largest weight."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.only_with(self.correction == "truncated", f"with rollouts.correction: {self.correction}", "cap")
+        return self
