@@ -12,6 +12,7 @@ from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_data
+from alignkit.engines import Engine, open_engine
 from alignkit.models import load_tokenizer, save_policy
 from alignkit.options.ppo import PpoConfig, PtxOptions
 from alignkit.options.reward_source import RewardSource
@@ -52,6 +53,8 @@ class Actors:
     """Nats a token by which two passes of equal weights may differ in this precision."""
     token_budget: int
     """Tokens in one forward pass."""
+    engine: Engine
+    """What the policy samples with."""
 
     def reduce(self, x: Tensor) -> Tensor:
         """The sum over all ranks."""
@@ -125,6 +128,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         ptx=load_ptx(config.ptx, setting, run, config.seed, runtime.token_budget) if config.ptx is not None else [],
         tolerance=5e-2 if precision == "bf16" else 1e-2 if config.model.load_in_4bit else 1e-5,
         token_budget=runtime.token_budget,
+        engine=open_engine(config, runtime, run.directory / "engine", setting.accelerator),
     )
 
 

@@ -1,11 +1,15 @@
 """How far the engine that sampled and the model that trains differ on sampled tokens. Knows no engine and no loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from alignkit.config import InputError
 from alignkit.records import Completion
+
+LIMIT = 0.5
+"""Nats a token, in the mean, beyond which engine and trainer do not hold the same model at the same temperature."""
 
 
 def engine_logps(completions: Sequence[Completion], mask: Tensor) -> Tensor | None:
@@ -32,3 +36,13 @@ def mismatch(
         numbers["sampling/truncated"] = (gap.exp() > cap).double()
     sums = reduce(torch.stack([*(x.sum() for x in numbers.values()), mask.sum().double()]))
     return dict(zip(numbers, (sums[:-1] / sums[-1]).tolist(), strict=True))
+
+
+def check_engine(metrics: Mapping[str, float], engine: str) -> None:
+    """Raise InputError where an engine that was to sample from the trainer's model plainly did not."""
+    gap = metrics["sampling/logp_difference"]
+    if not gap <= LIMIT:
+        raise InputError(
+            f"rollouts.engine: {engine}: its log-probabilities and the trainer's differ by {gap:.2f} nats a token, "
+            f"more than {LIMIT:g}. Does it hold the same base, quantised alike, and say processed log-probabilities?"
+        )

@@ -17,6 +17,7 @@ from alignkit.options.guard import GuardOptions
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
+from alignkit.vllm_server import EngineFailure
 from reward_models.scores import RewardFailure
 
 logger = logging.getLogger(__name__)
@@ -122,11 +123,11 @@ class _Loop:
         return self.finish({**(metrics or last), **ended})
 
     def step(self) -> dict[str, float]:
-        """An update. Where the reward fails before anything is trained, what there is is saved as it was before."""
+        """An update. Where reward or engine fail before anything is trained, what there is is saved as it was."""
         before = dict(self.online.memory)
         try:
             return self.online.step(self.state.update)
-        except RewardFailure:
+        except (RewardFailure, EngineFailure):
             self.online.memory.clear()
             self.online.memory.update(before)
             self.rescue()
@@ -147,7 +148,7 @@ class _Loop:
             return
         try:
             metrics, objective = self.online.validate()
-        except RewardFailure:
+        except (RewardFailure, EngineFailure):
             self.state.due = True
             self.rescue()
             raise

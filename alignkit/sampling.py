@@ -10,7 +10,6 @@ from torch import Tensor
 from alignkit.actors import Actors
 from alignkit.advantages import without_signal
 from alignkit.batches import seed_of
-from alignkit.generate import rollout
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
 from alignkit.scoring import Scored, scored
@@ -86,7 +85,7 @@ class Sampler:
         """`samples` completions of each prompt; a draw depends on (seed, update, key, sample, position) alone."""
         config, actors = self.config, self.actors
         with actors.accelerator.autocast():
-            return rollout(
+            return actors.engine.rollout(
                 actors.policy,
                 actors.format,
                 prompts,

@@ -21,30 +21,42 @@ class _Stay(HTTPRedirectHandler):
 _OPENER = build_opener(_Stay)
 
 
-def post(
+def post(url: str, body: Mapping[str, Any], **options: Any) -> Any:
+    """The JSON that `url` answers to a POST of `body`; the rest as in `ask`, and an answer that is not JSON is an
+    InputError too."""
+    return _json(url, ask(url, body, **options))
+
+
+def get(url: str, **options: Any) -> Any:
+    """The JSON that `url` answers to a GET; the rest as in `post`."""
+    return _json(url, ask(url, None, **options))
+
+
+def ask(
     url: str,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | None,
     *,
     timeout: float = 60.0,
     retries: int = 3,
     key: str | None = None,
     wait: float = 1.0,
-) -> Any:
-    """The JSON that `url` answers to a POST of `body`; `key` goes along as a bearer token.
+) -> bytes:
+    """What `url` answers to a POST of `body`, or without one to a GET; `key` goes along as a bearer token.
 
     Without an answer within `timeout` seconds, without a connection, or with a status of 500 or more it is asked
     again, up to `retries` times, after `wait`, 2·`wait`, 4·`wait` … seconds; then ConnectionError. Any other status
-    that is no success, and an answer that is not JSON, is an InputError at once. Both name the url.
+    that is no success is an InputError at once. Both name the url.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    data = json.dumps(body, default=str).encode()
+    data = None if body is None else json.dumps(body, default=str).encode()
+    method = "GET" if body is None else "POST"
     problem = ""
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(wait * 2 ** (attempt - 1))
         try:
-            with _OPENER.open(Request(url, data, headers, method="POST"), timeout=timeout) as response:
-                answer = response.read()
+            with _OPENER.open(Request(url, data, headers, method=method), timeout=timeout) as response:
+                return response.read()
         except HTTPError as error:
             problem = f"status {error.code}"
             if error.code < 500:
@@ -52,8 +64,6 @@ def post(
                 raise InputError(f"{url}: refuses the request with {problem}: {said!r}") from error
         except (OSError, HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
-        else:
-            return _json(url, answer)
     raise ConnectionError(f"{url}: no answer after {retries + 1} tries: {problem}")
 
 

@@ -21,17 +21,20 @@ class Served:
 
 
 @contextmanager
-def serving(answer: Callable[[int, dict[str, Any]], tuple[int, Any]]) -> Iterator[Served]:
-    """Runs `answer(number of the request, its body) -> (status, body)`; bytes are sent as they are."""
+def serving(answer: Callable[[Any, dict[str, Any]], tuple[int, Any]], routes: bool = False) -> Iterator[Served]:
+    """Runs `answer(number of the request, its body) -> (status, body)`; bytes are sent as they are.
+
+    With `routes` it is told the request's path in the place of its number. A GET has an empty body.
+    """
     served = Served()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
             served.asked.append(body)
             served.headers.append(dict(self.headers))
             served.paths.append(self.path)
-            status, said = answer(len(served.asked) - 1, body)
+            status, said = answer(self.path if routes else len(served.asked) - 1, body)
             data = said if isinstance(said, bytes) else json.dumps(said).encode()
             try:
                 self.send_response(status)
@@ -42,6 +45,8 @@ def serving(answer: Callable[[int, dict[str, Any]], tuple[int, Any]]) -> Iterato
                 self.wfile.write(data)
             except OSError:
                 pass  # who asked has stopped waiting
+
+        do_GET = do_POST
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -171,6 +171,8 @@ class RuntimeOptions(Config):
     """Where to run; "auto" takes the accelerator where there is one."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Precision of the forward pass; "auto" is float32 on a CPU and bf16 autocast on an accelerator."""
+    rollout_url: str = "http://localhost:8000"
+    """Where the server of a stage with rollouts.engine: vllm listens; VLLM_API_KEY is sent as its key if it is set."""
     trackers: list[str] = Field(default_factory=lambda: ["tensorboard"])
     """Trackers that accelerate knows by name, such as tensorboard or wandb; []: metrics.jsonl only."""
     log_every: int = Field(default=1, ge=1)

@@ -19,7 +19,7 @@ from alignkit.batches import seed_of
 from alignkit.config import InputError
 from alignkit.experience import Rollouts, make_rollouts, read_policy, reference_log_probabilities, values
 from alignkit.learner import Learner
-from alignkit.mismatch import engine_logps, mismatch
+from alignkit.mismatch import check_engine, engine_logps, mismatch
 from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor
 from alignkit.options.ppo import PpoConfig
@@ -107,6 +107,7 @@ class Ppo:
         scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
         coef = self.memory["kl_coef"]
         trained, old = self.learner.optimise(experience.rollouts, columns, orders, factor, names, coef, number)
+        self.actors.engine.refresh()
         if not read_first:
             experience = replace(experience, old=old)
             if number == 0:
@@ -115,6 +116,8 @@ class Ppo:
         if engine is not None:
             cap = config.rollouts.cap if "engine" in columns else None
             metrics |= mismatch(experience.old, engine, mask, cap, self.actors.reduce)
+            if number == 0 and config.rollouts.engine != "transformers":
+                check_engine(metrics, config.rollouts.engine)
         self.memory["drawn"] += part.drawn
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])

@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from ppo_cases import config, metrics, prepare, start
 from safetensors.torch import load_file
+from vllm_fake import fake_vllm
 
+from alignkit.config import InputError
 from alignkit.runs import Run
 from alignkit.sampling import Sampler
+from alignkit.vllm_server import EngineFailure, VllmServer
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.model_dir / "model.safetensors")
+    return load_file(next(run.model_dir.glob("*model.safetensors")))
 
 
 def distance(a: Run, b: Run) -> float:
@@ -55,3 +59,45 @@ def test_an_engine_that_agrees_needs_no_correction_and_one_that_does_not_is_seen
     ignored = start(tmp_path / "ignored", config(folder, **changes))
     assert distance(plain, ignored) == 0
     assert distance(plain, wrong) > 100 * max(moved, 1e-6)
+
+
+SERVED: dict[str, Any] = {
+    "model": {"lora": {"r": 4}}, "rollouts": {"engine": "vllm", "correction": "truncated"},
+    "train": {"steps": 3, "batch_size": 8, "checkpoint_every": 1, "learning_rate": 3e-2}, "data": {"validation": 2},
+    "max_new_tokens": 6,
+}  # fmt: skip
+
+
+def test_a_vllm_server_gets_each_updates_adapter_and_a_run_that_it_left_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VllmServer.__init__.__kwdefaults__, "wait", 0.01)
+    settings = config(folder, **SERVED)
+    with fake_vllm(folder / "model") as (fake, served):
+        whole = start(tmp_path / "whole", settings, rollout_url=served.url)
+        # the policy as it came in and after each of three updates, and nothing twice
+        assert len(fake.loaded) == 4 and list(fake.adapters) == fake.loaded[-1:]
+        each = fake.completions
+    lines = [line for line in metrics(whole) if "objective/kl" in line]
+    assert len(lines) == 3 and lines[-1]["objective/kl"] > 0.05
+    for line in lines:
+        assert line["sampling/logp_difference"] < 1e-4 and line["sampling/ratio"] == pytest.approx(1, abs=1e-4)
+    with fake_vllm(folder / "model") as (fake, served):
+        fake.down = each * 6 // 10  # in the second update or later
+        with pytest.raises(EngineFailure, match=f"{served.url}/v1/completions: no answer after 4 tries: status 503"):
+            start(tmp_path / "left", settings, rollout_url=served.url)
+        assert any((tmp_path / "left" / "checkpoints").iterdir())
+        fake.down = None
+        resumed = start(tmp_path / "left", settings, rollout_url=served.url)
+    assert metrics(resumed) == metrics(whole)
+    assert distance(resumed, whole) == 0
+
+
+def test_a_server_that_holds_other_weights_is_found_out(folder: Path, tmp_path: Path) -> None:
+    settings = config(folder, **SERVED)
+    (other := tmp_path / "other").mkdir()
+    tiny.checkpoint(other, seed=1)
+    with fake_vllm(other) as (fake, served):
+        fake.root = str(folder / "model")  # what it says it holds
+        with pytest.raises(InputError, match=r"differ by \d\.\d\d nats a token, more than 0\.5"):
+            start(tmp_path / "run", settings, rollout_url=served.url)

@@ -1,0 +1,58 @@
+"""Which engine answers prompts, each behind the one call `rollout`. Knows no reward and no training."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import Accelerator
+
+from alignkit.chat import ChatFormat
+from alignkit.generate import rollout
+from alignkit.options.ppo import PpoConfig
+from alignkit.options.shared import RuntimeOptions
+from alignkit.policy import Policy
+from alignkit.records import Completion, Prompt
+from alignkit.vllm_server import VllmServer
+
+
+class Engine(Protocol):
+    """Samples from a policy."""
+
+    def rollout(
+        self,
+        policy: Policy,
+        format: ChatFormat,
+        prompts: Sequence[Prompt],
+        *,
+        seed: int,
+        update: int,
+        samples: int = 1,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        min_new_tokens: int = 0,
+        token_budget: int = 8192,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Completion]:
+        """As `alignkit.generate.rollout`, which says what the arguments mean."""
+        ...
+
+    def refresh(self) -> None:
+        """The policy's weights are other ones now."""
+
+
+class Transformers:
+    """The policy itself, by transformers' `generate` and keyed draws."""
+
+    rollout = staticmethod(rollout)
+
+    def refresh(self) -> None:
+        """There is no copy to renew."""
+
+
+def open_engine(config: PpoConfig, runtime: RuntimeOptions, folder: Path, accelerator: Accelerator) -> Engine:
+    """What `config.rollouts` names; adapters for a server are written to `folder`."""
+    if config.rollouts.engine == "vllm":
+        key = os.environ.get("VLLM_API_KEY")
+        return VllmServer(runtime.rollout_url, folder.absolute(), accelerator, key=key)
+    return Transformers()
