@@ -8,6 +8,7 @@ from typing import Protocol
 from accelerate import Accelerator
 
 from alignkit.chat import ChatFormat
+from alignkit.continuous import Continuous
 from alignkit.generate import rollout
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
@@ -55,4 +56,4 @@ def open_engine(config: PpoConfig, runtime: RuntimeOptions, folder: Path, accele
     if config.rollouts.engine == "vllm":
         key = os.environ.get("VLLM_API_KEY")
         return VllmServer(runtime.rollout_url, folder.absolute(), accelerator, key=key)
-    return Transformers()
+    return Continuous() if config.rollouts.engine == "continuous" else Transformers()

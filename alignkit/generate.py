@@ -4,7 +4,8 @@ A draw depends on (seed, update, prompt, sample, position) and nothing else, so 
 batch, in any order and on any rank, up to rounding where a draw falls on the border of two tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,12 +20,17 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from alignkit.chat import ChatFormat
+from alignkit.config import InputError
 from alignkit.policy import Policy
 from alignkit.prefill import prompt_cache
 from alignkit.records import Completion, Prompt
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+class EngineFailure(InputError):
+    """An engine left prompts without answers. Nothing has been trained on what it was to answer."""
 
 
 def rollout(
@@ -75,16 +81,21 @@ def _generate(
     mask = torch.tensor([[0] * (longest - len(context)) + [1] * len(context) for context in contexts], device=device)
     with torch.no_grad():
         cache = prompt_cache(policy, contexts, max_new_tokens)
-        with policy.plain() as model:
-            # A checkpoint's own defaults (repetition penalty, forced tokens …) would change the distribution unseen.
-            kept, model.generation_config = model.generation_config, GenerationConfig()
-            try:
-                rows = _decode(model, ids, mask, cache, draw, longest + max_new_tokens, format)
-            finally:
-                model.generation_config = kept
+        with policy.plain() as model, without_defaults(model):
+            rows = _decode(model, ids, mask, cache, draw, longest + max_new_tokens, format)
     answers = [_until_stop(row[longest:], format.stop_ids) for row in rows]
     known = draw.logps()
     return [(ids, None if known is None else known[n, : len(ids)].tolist()) for n, ids in enumerate(answers)]
+
+
+@contextmanager
+def without_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """A checkpoint's own defaults (repetition penalty, forced tokens …) would change the distribution unseen."""
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
 
 
 def _decode(

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.generate import EngineFailure
 from alignkit.guard import Breach, breaches, fallen
 from alignkit.optimize import lost_updates
 from alignkit.options.guard import GuardOptions
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
-from alignkit.vllm_server import EngineFailure
 from reward_models.scores import RewardFailure
 
 logger = logging.getLogger(__name__)

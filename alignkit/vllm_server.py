@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
-from alignkit.generate import completion_of, row_keys
+from alignkit.generate import EngineFailure, completion_of, row_keys
 from alignkit.models import save_model
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
@@ -27,10 +27,6 @@ AT_ONCE = 256
 """Prompts under way at a time: the server forms its own batches of them."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
-
-
-class EngineFailure(InputError):
-    """An engine left prompts without answers. Nothing has been trained on what it was to answer."""
 
 
 class VllmServer:

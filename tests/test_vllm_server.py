@@ -13,13 +13,14 @@ from vllm_fake import FakeVllm, fake_vllm
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
 from alignkit.experience import make_rollouts, read_policy
+from alignkit.generate import EngineFailure
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.policy import Policy
 from alignkit.records import Completion, Message, Prompt
-from alignkit.vllm_server import EngineFailure, VllmServer, read_choices, start_command
+from alignkit.vllm_server import VllmServer, read_choices, start_command
 
 TEXTS = ["a", "what is it?", "tell me of 12 big bears."]
 PROMPTS = [Prompt(messages=(Message(role="user", content=text),), columns={"text": text}) for text in TEXTS]

@@ -230,6 +230,8 @@ class PpoConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        if self.min_new_tokens and self.rollouts.engine == "continuous":
+            raise ValueError("rollouts.engine: continuous cannot bar end tokens; remove min_new_tokens")
         if self.overlong is not None and self.overlong.buffer > self.max_new_tokens:
             raise ValueError(f"overlong.buffer {self.overlong.buffer} exceeds max_new_tokens {self.max_new_tokens}")
         if self.critic.init == "reward" and self.reward.kind != "learned":

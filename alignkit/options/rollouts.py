@@ -10,9 +10,10 @@ from alignkit.config import Config
 class RolloutOptions(Config):
     """Who samples, and how its own log-probabilities are held against the trainer's (docs/rollouts.md)."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    """transformers: the policy itself, every draw keyed by (seed, update, prompt, sample, position); vllm: a server at
-    runtime.rollout_url that is given the adapter after each update (needs LoRA)."""
+    engine: Literal["transformers", "continuous", "vllm"] = "transformers"
+    """transformers: the policy itself, every draw keyed by (seed, update, prompt, sample, position); continuous: by
+    transformers' continuous batching, for GPUs, its draws not keyed; vllm: a server at runtime.rollout_url that is
+    given the adapter after each update (needs LoRA)."""
     correction: Literal["none", "truncated"] = "none"
     """truncated: each token's policy loss is weighed by min(π_trainer / π_engine, cap), both as sampled (truncated
     importance sampling, Yao et al. 2025); none: the difference is logged alone."""
