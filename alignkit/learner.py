@@ -58,9 +58,13 @@ class Learner:
         names: Sequence[str],
         kl_coef: float,
         number: int = 0,
+        stale: bool = False,
     ) -> tuple[dict[str, float], Tensor]:
         """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps, and
-        where `columns` lack "old", the log-probabilities [N, T] that the only step read."""
+        where `columns` lack "old", the log-probabilities [N, T] that the only step read.
+
+        `stale`: the policy has moved since they were sampled; the first minibatch's drift says how far.
+        """
         config = self.config
         barred = self.actors.format.stop_ids if config.min_new_tokens else ()
         read: list[Readings] = []
@@ -71,6 +75,7 @@ class Learner:
         for _, optimizer in self.trained().values():
             set_learning_rate(optimizer, factor)
         logs: list[dict[str, float]] = []
+        moved: dict[str, float] = {}
         old = torch.zeros(rollouts.mask.shape)
         parts = [part for order in orders for part in order]
         for step, part in enumerate(parts):
@@ -92,9 +97,12 @@ class Learner:
             if not logs and "policy" in names:
                 if "old" not in columns:  # the only step, on the rows as they were packed
                     old = rollouts.placed(read[: len(rows)]).get("logps", old)
-                self.actors.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
+                if stale:
+                    moved["sampling/staleness"] = means["policy/drift"]
+                else:
+                    self.actors.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
             logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
-        return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]}, old
+        return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]} | moved, old
 
     def beside(self, step: int) -> list[tuple[list[TrieBatch], Objective]]:
         """What an optimizer step trains the policy on besides completions: PPO-ptx's text."""

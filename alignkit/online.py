@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -41,6 +42,10 @@ class Online:
     """Writes the artifact."""
     guard: GuardOptions | None = None
     """What ends the run early, if anything."""
+    keep: Callable[[], tuple[list[dict[str, Any]], dict[str, Tensor]]] | None = None
+    """() -> what else a checkpoint holds: JSON and tensors."""
+    restore: Callable[[list[dict[str, Any]], dict[str, Tensor]], None] | None = None
+    """Takes it back."""
 
 
 @dataclass
@@ -55,6 +60,7 @@ class _State:
     """Whether the validation after this update is still to be made."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     memory: dict[str, float] = field(default_factory=dict[str, float])
+    kept: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 def fit_online(
@@ -188,6 +194,9 @@ class _Loop:
             return
         self.state.memory = dict(self.online.memory)
         extra = {"best": self.best} if self.best else {}
+        if self.online.keep is not None:
+            self.state.kept, tensors = self.online.keep()
+            extra |= {"kept": tensors} if tensors else {}
         with self.run.checkpoint_dir(self.state.update, self.options.keep_checkpoints) as folder:
             for name, (model, optimizer) in self.online.models.items():
                 (folder / name).mkdir()
@@ -201,6 +210,8 @@ class _Loop:
                 state, tensors = load_checkpoint(folder / name, model, optimizer)
                 if model is self.model:
                     self.state, self.best = _State(**state), tensors.get("best", {})
+                    if self.online.restore is not None:
+                        self.online.restore(self.state.kept, tensors.get("kept", {}))
             self.online.memory.update(self.state.memory)
             self.run.truncate(self.state.update)
         self.accelerator.wait_for_everyone()

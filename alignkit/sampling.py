@@ -33,6 +33,8 @@ class Sampled:
     drawn: int = 0
     """Prompts that the update took from the stream, over all ranks."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
+    stream: list[int] = field(default_factory=list[int])
+    """[P] where each prompt stands in the stream."""
 
 
 class Sampler:
@@ -70,7 +72,7 @@ class Sampler:
         completions = self.answers(prompts, number, keys, self.config.samples, self.config.temperature)
         seconds = time.perf_counter() - started
         worth = scored(completions, self.actors.reward, self.config)
-        return Sampled(prompts, list(places), completions, worth, seconds)
+        return Sampled(prompts, list(places), completions, worth, seconds, stream=list(stream))
 
     def at(self, stream: Sequence[int]) -> list[Prompt]:
         """The prompts at places of the stream: epoch after epoch, each a permutation drawn from (seed, epoch)."""
@@ -110,15 +112,15 @@ class Sampler:
 def _replaced(part: Sampled, new: Sampled, drawn: int) -> Sampled:
     """`part` with the completions of `new` at their places."""
     total, samples = len(part.completions), len(part.completions) // max(1, len(part.places))
-    order, prompts = list(range(total)), list(part.prompts)
+    order, prompts, stream = list(range(total)), list(part.prompts), list(part.stream)
     for n, place in enumerate(new.places):
         at = part.places.index(place)
-        prompts[at] = new.prompts[n]
+        prompts[at], stream[at] = new.prompts[n], new.stream[n]
         order[at * samples : (at + 1) * samples] = range(total + n * samples, total + (n + 1) * samples)
     both = [*part.completions, *new.completions]
     worth = part.worth.joined(new.worth).chosen(order)
     seconds = part.seconds + new.seconds
-    return Sampled(prompts, part.places, [both[n] for n in order], worth, seconds, part.drawn + drawn)
+    return Sampled(prompts, part.places, [both[n] for n in order], worth, seconds, part.drawn + drawn, stream=stream)
 
 
 def shuffled(n: int, *key: object) -> Tensor:

@@ -19,6 +19,9 @@ class RolloutOptions(Config):
     importance sampling, Yao et al. 2025); none: the difference is logged alone."""
     cap: float = Field(default=2.0, ge=1.0)
     """correction: truncated: the largest weight."""
+    ahead: Literal[0, 1] = 0
+    """1: an update's completions are drawn before the update before it is trained, by the policy as it then is; their
+    old log-probabilities are that policy's."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -15,6 +15,7 @@ from torch import Tensor
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
 from alignkit.advantages import advantage_columns
+from alignkit.ahead import Queue, Waiting
 from alignkit.batches import seed_of
 from alignkit.config import InputError
 from alignkit.experience import Rollouts, make_rollouts, read_policy, reference_log_probabilities, values
@@ -47,6 +48,8 @@ def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
         memory=ppo.memory,
         save=actors.save,
         guard=config.guard,
+        keep=ppo.queue.keep if config.rollouts.ahead else None,
+        restore=ppo.queue.restore if config.rollouts.ahead else None,
     )
     return fit_online(online, ppo.total, config.train, runtime, run, actors.accelerator)
 
@@ -82,6 +85,7 @@ class Ppo:
         self.memory = actors.running.memory
         self.memory |= {"kl_coef": config.kl.coef, "drawn": 0.0}  # drawn: prompts taken from the stream
         self.sampler, self.learner = Sampler(config, actors), Learner(config, actors)
+        self.queue = Queue(self.sampler)
 
     def step(self, number: int) -> dict[str, float]:
         """sample -> score -> advantages -> update; returns what it logs."""
@@ -89,11 +93,15 @@ class Ppo:
         set_seed(seed_of(config.seed, "update", number, self.accelerator.process_index))
         orders = [self.learner.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
         names = ["critic"] if number < config.critic.warmup else list(self.learner.trained())
-        part = self.sampler.update(number, int(self.memory["drawn"]))
-        baseline = self.greedy_scores(part, number) if config.advantage == "remax" else None
-        # The pass that trains may be the one that reads, but only on the rows that were packed.
-        read_first = not config.reads_as_it_trains or "policy" not in names or self.any_failed(part.worth)
-        experience = self.score(part.completions, orders[0], part.worth, read=read_first)
+        stale = self.queue.next is not None
+        if config.rollouts.ahead:
+            read_first, (part, experience, baseline, generation) = True, self.waited_for(number)
+        else:
+            part = self.sampler.update(number, int(self.memory["drawn"]))
+            baseline, generation = self.greedy_scores(part, number), part.seconds
+            # The pass that trains may be the one that reads, but only on the rows that were packed.
+            read_first = not config.reads_as_it_trains or "policy" not in names or self.any_failed(part.worth)
+            experience = self.score(part.completions, orders[0], part.worth, read=read_first)
         if read_first and number == 0:
             self.check_start(experience)
         columns, judged = self.advantages(experience, baseline)
@@ -106,7 +114,7 @@ class Ppo:
         orders = with_scores(orders, experience.worth.total, self.actors.reduce)
         scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
         coef = self.memory["kl_coef"]
-        trained, old = self.learner.optimise(experience.rollouts, columns, orders, factor, names, coef, number)
+        trained, old = self.learner.optimise(experience.rollouts, columns, orders, factor, names, coef, number, stale)
         self.actors.engine.refresh()
         if not read_first:
             experience = replace(experience, old=old)
@@ -118,12 +126,34 @@ class Ppo:
             metrics |= mismatch(experience.old, engine, mask, cap, self.actors.reduce)
             if number == 0 and config.rollouts.engine != "transformers":
                 check_engine(metrics, config.rollouts.engine)
-        self.memory["drawn"] += part.drawn
+        if config.rollouts.ahead:
+            self.queue.advance()
+            metrics["sampling/lag"] = float(stale)
+        else:
+            self.memory["drawn"] += part.drawn
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
-        phases = {"generation": part.seconds, "scoring": scored_at - started - part.seconds}
+        phases = {"generation": generation, "scoring": scored_at - started - generation}
         rates = self.rates(factor, metrics["completion/length"], started, scored_at, phases)
         return {**metrics, **judged, **trained, **rates}
+
+    def waited_for(self, number: int) -> tuple[Sampled, Experience, Tensor | None, float]:
+        """The completions that wait for this update, with remax's baseline, and the seconds that sampling took: the
+        next update's are drawn first, by the policy as it is."""
+        waiting, seconds = self.queue.take(number, self.total, self.drawn)
+        part, read = waiting.part, waiting.readings
+        rollouts = self.packed(part.completions, self.learner.minibatches(number, 0))
+        tokens = read["old"], read["reference"], read.get("value")
+        return part, Experience(part.completions, rollouts, part.worth, *tokens), read.get("baseline"), seconds
+
+    def drawn(self, number: int) -> Waiting:
+        """An update's completions, and what the policy that draws them, and its reference, say of their tokens."""
+        part = self.sampler.update(number, int(self.memory["drawn"]))
+        self.memory["drawn"] += part.drawn
+        read = self.score(part.completions, self.learner.minibatches(number, 0), part.worth)
+        baseline = self.greedy_scores(part, number)
+        readings = {"old": read.old, "reference": read.reference, "value": read.value, "baseline": baseline}
+        return Waiting(part, {name: x for name, x in readings.items() if x is not None})
 
     def steered(self, kl: float) -> float:
         """The KL coefficient after an update whose completions had a mean KL of `kl` nats."""
@@ -162,7 +192,7 @@ class Ppo:
         """The reward, unless it is known, and what policy and reference say about every token, read
         off tries. Without `read`, `old` is the reference's until the update has read the policy's."""
         actors, temperature = self.actors, self.config.temperature
-        rollouts = make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
+        rollouts = self.packed(completions, parts)
         worth = worth or scored(completions, actors.reward, self.config)
         reference = reference_log_probabilities(
             rollouts, actors.policy, actors.reference, self.accelerator, temperature
@@ -172,8 +202,15 @@ class Ppo:
             old, value = read_policy(rollouts, actors.policy, self.accelerator, temperature)
         return Experience(completions, rollouts, worth, old, reference, value)
 
-    def greedy_scores(self, part: Sampled, number: int) -> Tensor:
-        """[N] what the policy's likeliest answer to each completion's prompt scores (ReMax, Li et al. 2023)."""
+    def packed(self, completions: list[Completion], parts: list[list[int]] | None) -> Rollouts:
+        """Completions as the rows of their minibatches."""
+        actors = self.actors
+        return make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
+
+    def greedy_scores(self, part: Sampled, number: int) -> Tensor | None:
+        """[N] for remax, what the policy's likeliest answer to each completion's prompt scores (Li et al. 2023)."""
+        if self.config.advantage != "remax":
+            return None
         completions = self.sampler.answers(part.prompts, number, part.places, samples=1, temperature=0.0)
         scores = scored(completions, self.actors.reward, self.config).total
         return scores.repeat_interleave(self.config.samples)
