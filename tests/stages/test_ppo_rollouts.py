@@ -12,6 +12,8 @@ from vllm_fake import fake_vllm
 
 from alignkit.config import InputError
 from alignkit.generate import EngineFailure
+from alignkit.recipe.identity import Contents, stage_ids
+from alignkit.recipe.read import load_recipe
 from alignkit.runs import Run
 from alignkit.sampling import Sampler
 from alignkit.vllm_server import VllmServer
@@ -111,3 +113,29 @@ def test_continuous_batching_samples_for_updates(folder: Path, tmp_path: Path) -
     assert len(lines) == 2
     for line in lines:
         assert line["sampling/logp_difference"] < 1e-5 and line["sampling/ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_server_draws_one_update_ahead_with_the_adapter_of_its_time(folder: Path, tmp_path: Path) -> None:
+    rollouts = {"engine": "vllm", "correction": "truncated", "ahead": 1}
+    with fake_vllm(folder / "model") as (fake, served):
+        run = start(tmp_path / "run", config(folder, **SERVED | {"rollouts": rollouts}), rollout_url=served.url)
+        assert len(fake.loaded) == 4  # as it came in, and after each of three updates
+    lines = [line for line in metrics(run) if "objective/kl" in line]
+    assert [line["sampling/lag"] for line in lines] == [0, 1, 1] and lines[2]["sampling/staleness"] > 1e-3
+    assert all(line["sampling/logp_difference"] < 1e-4 for line in lines)
+
+
+def test_where_a_server_listens_does_not_make_another_run_and_which_engine_does(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    (tmp_path / "m").mkdir()
+
+    def id_of(runtime: str, rollouts: str) -> str:
+        given = (
+            f"model: {{path: {tmp_path}/m, lora: {{}}}}, data: {{world: prompts, rows: 9}}, reward: {{kind: lexicon}}"
+        )
+        recipe.write_text(f"name: x\nruntime: {runtime}\nstages:\n  ppo: {{{given}, rollouts: {rollouts}}}\n")
+        return stage_ids(load_recipe(recipe), Contents())["ppo"]
+
+    here = id_of("{rollout_url: http://a:1}", "{engine: vllm}")
+    assert here == id_of("{rollout_url: http://b:2}", "{engine: vllm}")
+    assert here != id_of("{rollout_url: http://a:1}", "{engine: transformers}")
