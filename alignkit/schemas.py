@@ -79,7 +79,14 @@ EXAMPLES: dict[type[Record], Record] = {
         columns={"page": "chat"},
     ),
     Completion: Completion(
-        prompt=ASKED, response=RED, columns={"answer": "red"}, finished=True, ids=(1290, 374, 2518, 13, 2), tools=TOOLS
+        prompt=ASKED,
+        response=RED,
+        columns={"answer": "red"},
+        finished=True,
+        ids=(6, 1411, 2, 1290, 374, 2518, 13, 2),
+        tools=TOOLS,
+        turns=(Message(role="assistant", tool_calls=(LOOK,)), Message(role="tool", content="red", name="look")),
+        inserted=((3, (198, 2518, 198)),),
     ),
     Scores: Scores(total=(1.5, None), parts={"correct": (1.0, None)}, steps=(((2, 0.5),), ())),
 }

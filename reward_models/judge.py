@@ -73,7 +73,7 @@ def judge(
     worked = [(_one(one.prompt, *one.answers), f"{one.reasons}\nScore: {one.verdict}") for one in examples]
 
     def score(completions: list[Completion]) -> Values:
-        texts = [_one(c.prompt, c.response.content) for c in completions]
+        texts = [_one(c.context, c.response.content) for c in completions]
         return [_in_scale(answer, points) for answer in ask([_told(system, worked, text) for text in texts])]
 
     return guarded(score, "judge", skip=skip)
