@@ -27,6 +27,8 @@ def calculator(expression: str) -> str:
     Args:
         expression: Numbers with + - * / // % ** and parentheses, such as (3 + 4) * 12.
     """
+    if not isinstance(expression, str):  # a policy may write anything
+        raise ValueError("the expression must be text")
     if len(expression) > LONGEST:
         raise ValueError(f"the expression is longer than {LONGEST} characters")
     try:
@@ -47,7 +49,7 @@ def _value(node: ast.expr) -> Number:
         raise ValueError("only numbers, + - * / // % ** and parentheses are allowed")
     left, right = _value(node.left), _value(node.right)
     whole = isinstance(left, int) and isinstance(right, int)
-    if isinstance(node.op, ast.Pow) and whole and right * left.bit_length() > BITS:  # working it out may take for ever
+    if isinstance(node.op, ast.Pow) and whole and right * (left.bit_length() - 1) > BITS:  # may take for ever
         raise ValueError("the result is too large")
     try:
         return _bounded(BINARY[type(node.op)](left, right))

@@ -71,6 +71,8 @@ def guarded(function: Callable[[Completion], Any], name: str) -> Environment:
             raise EnvironmentFailure(f"environment {name}: its answer is {why}: {shown(completion)}") from error
         if replies is None:
             return None
+        if isinstance(replies, str):
+            raise EnvironmentFailure(f"environment {name}: it must return messages or None, and returned a text")
         try:
             messages = [one if isinstance(one, Message) else Message.model_validate(one) for one in replies]
         except (TypeError, ValidationError) as error:
