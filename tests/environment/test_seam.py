@@ -47,7 +47,8 @@ def test_each_call_is_answered_in_its_place() -> None:
     [
         (call("1/0"), "Error: division by zero"), (call(3), "Error: the expression must be text"),
         (call("1", name="rm"), "Error: there is no tool 'rm', only calculator, slow"),
-        (call("1", key="text"), "unexpected keyword argument 'text'"), (call("1", name="slow", key="x"), "within 0.05 s"),
+        (call("1", key="text"), "unexpected keyword argument 'text'"),
+        (call("1", name="slow", key="x"), "within 0.05 s"),
         (ToolCall(name="calculator"), "missing 1 required positional argument"),
     ],
 )  # fmt: skip
