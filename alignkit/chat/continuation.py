@@ -19,14 +19,24 @@ PROBED = ({"type": "function", "function": {"name": CALL, "description": CALL, "
 
 
 def between(
-    format: ChatFormat, prompt: Sequence[Message], turns: Sequence[Message], tools: Tools = None, thought: str = ""
+    format: ChatFormat, prompt: Sequence[Message], turns: Sequence[Message], tools: Tools = None
 ) -> tuple[int, list[int]]:
     """The end-of-turn token of the last answer in `turns`, and the ids between it and the answer that comes next: the
     rest of that turn, the replies that `turns` end in, and the generation prompt.
 
-    `turns` are what followed the prompt: answers, each with the replies to it. `thought` is the reasoning of the
-    stand-ins. Raises InputError for a template that prints an answer differently once it is replied to.
+    `turns` are what followed the prompt: answers, each with the replies to it. Raises InputError for a template that
+    prints an answer differently once it is replied to.
     """
+    before, end, rest = _rendered(format, prompt, turns, tools)
+    (first, *_), ids = format.encoder.encode([end, rest], ["", before])
+    return first, ids
+
+
+def _rendered(
+    format: ChatFormat, prompt: Sequence[Message], turns: Sequence[Message], tools: Tools, thought: str = ""
+) -> tuple[str, str, str]:
+    """The conversation up to the last answer's end, that end alone, and the rest with the generation prompt, as text;
+    `thought` is the reasoning of the stand-ins."""
     template, at = format.template, len(prompt) + _last_answer(turns)
     chat = format.as_chat([*prompt, *_stand_ins(turns, thought)])
     context, specials = template.render(chat[:at], tools, True), format.encoder.specials
@@ -39,9 +49,7 @@ def between(
             f"{answer[-60:]!r} becomes {whole[len(context) :][:60]!r}; choose a chat_template that leaves earlier "
             "turns as they were (such as chatml, or those of TRL that end in _training)"
         )
-    rest = whole[len(context + answer) :]
-    (first, *_), ids = format.encoder.encode([end, rest], ["", context + answer])
-    return first, ids
+    return context + answer, end, whole[len(context + answer) :]
 
 
 def check_replies(format: ChatFormat, role: str, with_tools: bool) -> None:
@@ -52,9 +60,8 @@ def check_replies(format: ChatFormat, role: str, with_tools: bool) -> None:
     reply = Message.model_validate({"role": role, "content": QUESTION, **({"name": CALL} if role == "tool" else {})})
     thoughts = ["", THOUGHT] if format.template.keeps_reasoning else [""]
     for thought in thoughts:
-        _, ids = between(format, asked, (Message(role="assistant", content=ANSWER), reply), tools, thought)
-        text = format.encoder.decode(ids, "")
-        if find_parts(text, format.as_chat([reply]))[1]:
+        *_, rest = _rendered(format, asked, (Message(role="assistant", content=ANSWER), reply), tools, thought)
+        if find_parts(rest, format.as_chat([reply]))[1]:
             raise InputError(f"environment: the template {format.template.name} leaves out what a {role} message says")
 
 
@@ -65,9 +72,9 @@ def check_calls(format: ChatFormat) -> None:
     chat = format.as_chat(
         [asked, Message(role="assistant", tool_calls=(call.model_copy(update={"id": "call00001"}),))]
     )
-    text = format.shape.cut(format.template.answer(chat, 1, PROBED)[1], chat[1], format.encoder.specials)
-    (ids,) = format.encoder.encode([text], [format.shape.prompt])
-    if format.decode(ids).tool_calls != (call,):
+    specials = format.encoder.specials
+    text = format.shape.cut(format.template.answer(chat, 1, PROBED)[1], chat[1], specials)
+    if format.shape.parse(text, specials).tool_calls != (call,):
         raise InputError(
             f"environment.kind: tools reads calls that are JSON between <tool_call> tags, and the template "
             f"{format.template.name} writes {text!r}; choose another chat_template (such as chatml)"
