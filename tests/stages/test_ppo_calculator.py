@@ -1,7 +1,6 @@
 """A policy that calls the calculator now and then learns to call it, by the reward of right answers alone."""
 
 import json
-import re
 from pathlib import Path
 from random import Random
 from typing import Any

@@ -1,6 +1,7 @@
 """PPO over episodes of several turns: what is read, weighed and trained, and that a resumed run is the same one."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -194,6 +195,23 @@ def test_the_reward_rises_and_a_resumed_run_is_the_same(folder: Path, tmp_path: 
     scores = [line for line in metrics(small) if "objective/score" in line]
     for one, other in zip(lines, scores, strict=False):
         assert other == pytest.approx(one, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": "remax", "data": {"validation": 0}},
+        {"roles": "value_head"},
+        {"advantage": "rloo", "samples": 4, "kl": {"coef": 0.0}, "ppo_epochs": 1, "minibatches": 1},
+        {"model": {"lora": {"r": 4}}, "roles": "adapters", "resample": 1, "samples": 2},
+    ],
+)
+def test_every_way_to_train_takes_episodes(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The first minibatch's ratio is checked to be 1 as they run; the loss moves the policy."""
+    run = start(tmp_path / "run", config(folder, **TALK | changes, train={"steps": 2}), allow_code=True)
+    lines = [line for line in metrics(run) if "objective/score" in line]
+    assert len(lines) == 2 and all(line["environment/turns"] > 1 for line in lines)
+    assert lines[1]["objective/kl"] > 0 and all(math.isfinite(value) for line in lines for value in line.values())
 
 
 def test_two_processes_play_as_one(folder: Path, tmp_path: Path) -> None:
