@@ -212,7 +212,7 @@ class Scores(Record):
     parts: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     """What the total is made of, by name, each one value for each completion."""
     steps: tuple[tuple[tuple[int, float], ...], ...] | None = None
-    """Rewards inside a response: for each completion, (index of the response token, reward) pairs."""
+    """Rewards inside a response: for each completion, (index of the token in its `ids`, reward) pairs."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

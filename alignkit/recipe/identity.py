@@ -103,7 +103,9 @@ class _Identity:
 
 def names_model(group: BaseModel, key: str) -> bool:
     """Whether this option, where it holds neither a reference nor a folder, holds a model's name on a hub."""
-    if isinstance(group, JudgeSource | EnvironmentOptions) or (isinstance(group, RewardSource) and group.kind != "learned"):
+    if isinstance(group, JudgeSource | EnvironmentOptions):
+        return False
+    if isinstance(group, RewardSource) and group.kind != "learned":
         return False
     return key in MODEL_KEYS or (key == "path" and not isinstance(group, DataOptions))
 

@@ -14,7 +14,7 @@ CALLS = 0.3
 """The share of demonstrations that call the calculator."""
 
 
-def write(folder: Path, documents: int = 8000, demonstrations: int = 4000, prompts: int = 2000) -> None:
+def write(folder: Path, documents: int = 8000, demonstrations: int = 8000, prompts: int = 2000) -> None:
     """Write corpus.jsonl, demonstrations.jsonl and prompts.jsonl; no product is in two of them."""
     random = Random(0)
     products = [(a, b) for a in range(101, 1000) for b in range(11, 100)]
