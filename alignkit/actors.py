@@ -13,6 +13,8 @@ from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_data
 from alignkit.engines import Engine, open_engine
+from alignkit.environment.episodes import Episodes
+from alignkit.environment.seam import announced, build_environment
 from alignkit.models import load_tokenizer, save_policy
 from alignkit.options.ppo import PpoConfig, PtxOptions
 from alignkit.options.reward_source import RewardSource
@@ -45,6 +47,8 @@ class Actors:
     held_out: Reward | None
     """The reward that guards and is not trained on, if any."""
     format: ChatFormat
+    episodes: Episodes | None
+    """What plays completions of several turns, where an environment answers them."""
     prompts: list[Prompt]
     validation: list[Prompt]
     ptx: list[list[TokenSequence]]
@@ -87,7 +91,13 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
     device, precision, format = setting.accelerator.device, setting.precision, setting.format.stopping_at(config.stop)
     prompts, validation, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
-    prompts, validation = (fitting(part, [format], config, runtime.token_budget) for part in (prompts, validation))
+    told, more, episodes = config.environment, 0, None
+    if told is not None:
+        environment = build_environment(told, runtime.allow_code)
+        episodes, more = Episodes(format, environment, told), told.max_tokens
+        prompts, validation = (announced(part, told, runtime.allow_code) for part in (prompts, validation))
+    budget = runtime.token_budget
+    prompts, validation = (fitting(part, [format], config, budget, more) for part in (prompts, validation))
     drawn, processes = config.prompts_per_update, setting.accelerator.num_processes
     if not prompts or drawn < processes:
         raise InputError(
@@ -123,6 +133,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
         running=running,
         held_out=None if guarding is None else build(guarding.reward),
         format=format,
+        episodes=episodes,
         prompts=prompts,
         validation=validation,
         ptx=load_ptx(config.ptx, setting, run, config.seed, runtime.token_budget) if config.ptx is not None else [],

@@ -22,11 +22,9 @@ class Rollouts:
     """N completions as sequences, and as the rows in which they are scored and first trained."""
 
     sequences: list[TokenSequence]
-    """[N] prompt ids, then response ids, which weigh 1."""
-    starts: Tensor
-    """[N] int64, the length of each prompt."""
+    """[N] prompt ids, then response ids; what the policy sampled weighs 1, what stands between its turns 0."""
     mask: Tensor
-    """[N, T] bool, true on the tokens of each response, left-aligned."""
+    """[N, T] bool, true on the sampled tokens of each response, left-aligned: what was not sampled has no column."""
     parts: list[list[int]]
     """The completions of each minibatch of the first epoch: each is packed by itself, in scoring and in training."""
     budget: int
@@ -37,17 +35,17 @@ class Rollouts:
     """The rows of each part."""
 
     def rows_of(self, columns: dict[str, Tensor], part: Sequence[int]) -> list[TrieBatch]:
-        """A part packed with `columns` ([N, T] each) at its response tokens."""
+        """A part packed with `columns` ([N, T] each) at its sampled tokens."""
         chosen: list[TokenSequence] = []
         for n in part:
-            start, length = int(self.starts[n]), int(self.mask[n].sum())
-            values = {name: [0.0] * start + column[n, :length].tolist() for name, column in columns.items()}
+            weights = self.sequences[n].weights
+            values = {name: _at_sampled(weights, column[n].tolist()) for name, column in columns.items()}
             values |= self.sequences[n].token_columns
             chosen.append(replace(self.sequences[n], token_columns=values))
         return pack(chosen, self.budget)
 
     def read(self, read: Read, accelerator: Accelerator) -> dict[str, Tensor]:
-        """Readings of every response token, without gradient: rows -> [E] each, all of them -> [N, T] on the CPU."""
+        """Readings of every sampled token, without gradient: rows -> [E] each, all of them -> [N, T] on the CPU."""
         found: list[dict[str, Tensor]] = []
         with torch.no_grad():
             for batch in (batch for batches in self.packed for batch in batches):
@@ -60,8 +58,9 @@ class Rollouts:
         result: dict[str, Tensor] = {}
         rows = [(part, batch) for part, batches in zip(self.parts, self.packed, strict=True) for batch in batches]
         for (part, batch), read in zip(rows, readings, strict=True):
-            row = torch.tensor(part, dtype=torch.int64)[batch.owners[batch.owner]]
-            column = batch.positions[batch.source] + 1 - self.starts[row]
+            numbers, owner = torch.tensor(part, dtype=torch.int64), batch.owners[batch.owner]
+            lengths = self.mask[numbers].sum(1)
+            row, column = numbers[owner], batch.entry - (lengths.cumsum(0) - lengths)[owner]
             for name, reading in read.items():
                 target = result.setdefault(name, torch.zeros(self.mask.shape))
                 target[row, column] = reading.detach().float().cpu()
@@ -83,15 +82,15 @@ def make_rollouts(
     contexts = format.prompts([(completion.prompt, completion.tools) for completion in completions])
     sequences: list[TokenSequence] = []
     for context, completion in zip(contexts, completions, strict=True):
-        before, length = [0.0] * len(context), len(completion.ids)
-        barred = {"barred": before + [float(t < min_new_tokens) for t in range(length)]} if min_new_tokens else {}
-        sequences.append(TokenSequence([*context, *completion.ids], before + [1.0] * length, token_columns=barred))
+        ids, weights = spoken(context, completion)
+        early = [float(t < min_new_tokens) for t in range(len(completion.ids))]
+        barred = {"barred": _at_sampled(weights, early)} if min_new_tokens else {}
+        sequences.append(TokenSequence(ids, weights, token_columns=barred))
     lengths = torch.tensor([len(completion.ids) for completion in completions], dtype=torch.int64)
     width = int(lengths.max()) if len(lengths) else 0
     parts = [list(range(len(sequences)))] if parts is None else parts
     return Rollouts(
         sequences=sequences,
-        starts=torch.tensor([len(context) for context in contexts], dtype=torch.int64),
         mask=torch.arange(width)[None] < lengths[:, None],
         parts=parts,
         budget=budget,
@@ -100,10 +99,27 @@ def make_rollouts(
     )
 
 
+def spoken(context: Sequence[int], completion: Completion) -> tuple[list[int], list[float]]:
+    """The ids of a prompt and what followed it, as they were when each token was drawn, with weight 1 on what the
+    policy sampled."""
+    ids, weights, start = list(context), [0.0] * len(context), 0
+    for stop, between in (*completion.inserted, (len(completion.ids), ())):
+        ids += [*completion.ids[start:stop], *between]
+        weights += [1.0] * (stop - start) + [0.0] * len(between)
+        start = stop
+    return ids, weights
+
+
+def _at_sampled(weights: Sequence[float], numbers: Sequence[float]) -> list[float]:
+    """One number for each token of a sequence: those of the sampled ones, in their order, and 0 elsewhere."""
+    following = iter(numbers)
+    return [next(following) if weight else 0.0 for weight in weights]
+
+
 def read_policy(
     rollouts: Rollouts, policy: Policy, accelerator: Accelerator, temperature: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of every response token at the sampling temperature, nats, [N, T]; and, from the same forward,
+    """Log-probability of every sampled token at the sampling temperature, nats, [N, T]; and, from the same forward,
     the value before it, where the policy has a value head."""
 
     def read(batch: TrieBatch) -> dict[str, Tensor]:
@@ -126,6 +142,6 @@ def reference_log_probabilities(
 
 
 def values(rollouts: Rollouts, critic: Scorer, accelerator: Accelerator) -> Tensor:
-    """The critic's value before every response token, [N, T]: read at the token that predicts it."""
+    """The critic's value before every sampled token, [N, T]: read at the token that predicts it."""
     found = rollouts.read(lambda batch: {"values": critic(batch, at="source")}, accelerator)
     return found.get("values", torch.zeros(rollouts.mask.shape))

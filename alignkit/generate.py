@@ -59,16 +59,42 @@ def rollout(
     numbers = range(len(prompts)) if numbers is None else numbers
     contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
     jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
-    by_length = sorted(jobs, key=lambda job: len(contexts[job[0]]))
+    keys = row_keys(seed, update, [numbers[p] for p, _ in jobs], [s for _, s in jobs])
+    answers = sample(
+        policy,
+        format,
+        [contexts[p] for p, _ in jobs],
+        keys,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        min_new_tokens=min_new_tokens,
+        token_budget=token_budget,
+    )
+    return [completion_of(prompts[p], ids, format, logps) for (p, _), (ids, logps) in zip(jobs, answers, strict=True)]
+
+
+def sample(
+    policy: Policy,
+    format: ChatFormat,
+    contexts: Sequence[list[int]],
+    keys: Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    min_new_tokens: int = 0,
+    token_budget: int = 8192,
+) -> list[tuple[list[int], list[float] | None]]:
+    """The ids that follow each of N contexts of ids, drawn with keys [N], and their log-probabilities; the rest is as
+    in `rollout`."""
+    order = sorted(range(len(contexts)), key=lambda n: len(contexts[n]))
     together = max(1, token_budget // (max(map(len, contexts), default=0) + max_new_tokens))
-    answers: dict[tuple[int, int], tuple[list[int], list[float] | None]] = {}
-    for start in range(0, len(by_length), together):
-        part = by_length[start : start + together]
-        keys = row_keys(seed, update, [numbers[p] for p, _ in part], [s for _, s in part])
-        draw = KeyedDraw(keys, len(contexts[part[-1][0]]), temperature, min_new_tokens, format.stop_ids)
-        rows = _generate(policy, [contexts[p] for p, _ in part], draw, max_new_tokens, format)
+    answers: dict[int, tuple[list[int], list[float] | None]] = {}
+    for start in range(0, len(order), together):
+        part = order[start : start + together]
+        draw = KeyedDraw(keys[part], len(contexts[part[-1]]), temperature, min_new_tokens, format.stop_ids)
+        rows = _generate(policy, [contexts[n] for n in part], draw, max_new_tokens, format)
         answers.update(zip(part, rows, strict=True))
-    return [completion_of(prompts[p], answers[p, s][0], format, answers[p, s][1]) for p, s in jobs]
+    return [answers[n] for n in range(len(contexts))]
 
 
 def _generate(
@@ -245,11 +271,16 @@ def row_keys(seed: int, update: int, prompts: Sequence[int], samples: Sequence[i
     for part in (
         torch.full_like(key, seed),
         torch.full_like(key, update),
-        torch.tensor(prompts),
-        torch.tensor(samples),
+        torch.tensor(prompts, dtype=torch.int64),
+        torch.tensor(samples, dtype=torch.int64),
     ):
         key = _mixed(key * 31 + part + _signed(_GOLDEN))
     return key
+
+
+def later(keys: Tensor, positions: Sequence[int]) -> Tensor:
+    """Keys [N] whose draws begin at each row's position: what follows ids that were drawn with `keys` up to there."""
+    return keys + torch.tensor([_signed(_GOLDEN * position) for position in positions], dtype=torch.int64)
 
 
 def _mixed(x: Tensor) -> Tensor:

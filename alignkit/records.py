@@ -183,17 +183,27 @@ class Completion(Record):
     prompt: Messages
     """The turns it answered."""
     response: Message
-    """Its answer."""
+    """Its answer; the last one where an environment answered it."""
     columns: dict[str, Any] = Field(default_factory=dict)
     """The columns of the prompt it answered."""
     finished: bool = True
     """True where the model ended its turn itself; false where the length limit cut it."""
     ids: tuple[int, ...] = ()
-    """The response's token ids, the end-of-turn token included."""
+    """The token ids that the model sampled, end-of-turn tokens included: the response's, after those of its answers
+    in `turns`."""
     logps: tuple[float, ...] | None = None
     """Log-probability of each of `ids` as sampled, in nats, by the engine that sampled; null where it gave none."""
     tools: Tools | None = None
     """JSON schemas of the tools it could call."""
+    turns: Messages = ()
+    """The turns between prompt and response: the model's earlier answers, and what its environment answered."""
+    inserted: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """The token ids between its turns, which it did not sample, each run of them with how many of `ids` are before."""
+
+    @property
+    def context(self) -> Messages:
+        """The turns before the response."""
+        return (*self.prompt, *self.turns)
 
 
 class Scores(Record):
@@ -204,7 +214,7 @@ class Scores(Record):
     parts: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     """What the total is made of, by name, each one value for each completion."""
     steps: tuple[tuple[tuple[int, float], ...], ...] | None = None
-    """Rewards inside a response: for each completion, (index of the response token, reward) pairs."""
+    """Rewards inside a response: for each completion, (index of the token in its `ids`, reward) pairs."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

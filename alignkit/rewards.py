@@ -1,6 +1,5 @@
 """Makes the reward that a recipe names: a callable from completions to scores. It does not know who wrote them."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import torch
 
 from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
+from alignkit.code import named_function
 from alignkit.config import InputError
 from alignkit.guidelines import read_judge
 from alignkit.judging import asked, patience
@@ -74,7 +74,7 @@ def build_reward(
         ask = asked(source, "reward", device=device, precision=precision, token_budget=token_budget)
         reward = judge(ask, guidelines, source.points, examples=examples, skip=skip)
     else:
-        function = _function(str(source.path), allow_code)
+        function = named_function(str(source.path), allow_code, "reward.path")
         reward = from_function(function, source.conversational, skip=skip, timeout=source.timeout)
     if source.normalise == "running":
         reward = normalised(reward, running, name)
@@ -117,7 +117,7 @@ def scores_of(
 
     def score(completions: list[Completion]) -> torch.Tensor:
         result = torch.zeros(len(completions))
-        sequences = format.completions([(c.prompt, (c.response,), c.tools) for c in completions])
+        sequences = format.completions([(c.context, (c.response,), c.tools) for c in completions])
         device = scorer.mean.device
         with torch.no_grad():
             for batch in pack(sequences, token_budget):
@@ -141,17 +141,3 @@ def _rule(source: RewardSource) -> Reward:
         return mathematics(source.answer_column)
     assert source.rule is not None, "RewardSource checks it"
     return RULES[source.rule](source.answer_column)
-
-
-def _function(path: str, allow_code: bool) -> Callable[..., Sequence[float | None]]:
-    """The Python function that `package.module:function` names."""
-    if not allow_code:
-        raise InputError(f"reward.path: {path!r} is code; add --allow-code to let this recipe run it")
-    module, _, name = path.partition(":")
-    try:
-        function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"reward.path: {path!r} cannot be imported: {error}") from error
-    if not callable(function):
-        raise InputError(f"reward.path: {path!r} is not a function")
-    return function

@@ -83,9 +83,11 @@ EXAMPLES: dict[type[Record], Record] = {
         response=RED,
         columns={"answer": "red"},
         finished=True,
-        ids=(1290, 374, 2518, 13, 2),
-        logps=(-0.5, -0.125, -1.25, -0.25, -0.0625),
+        ids=(6, 1411, 2, 1290, 374, 2518, 13, 2),
+        logps=(-0.5, -0.125, -0.0625, -0.5, -0.125, -1.25, -0.25, -0.0625),
         tools=TOOLS,
+        turns=(Message(role="assistant", tool_calls=(LOOK,)), Message(role="tool", content="red", name="look")),
+        inserted=((3, (198, 2518, 198)),),
     ),
     Scores: Scores(total=(1.5, None), parts={"correct": (1.0, None)}, steps=(((2, 0.5),), ())),
 }

@@ -29,7 +29,7 @@ def from_function(
         columns = columns_of(completions)
         if conversational:
             columns["prompts"] = [[as_dict(m) for m in c.prompt] for c in completions]
-            columns["completions"] = [[as_dict(c.response)] for c in completions]
+            columns["completions"] = [[as_dict(m) for m in (*c.turns, c.response)] for c in completions]
         else:
             columns["prompts"] = [prompt_text(c) for c in completions]
             columns["completions"] = [c.response.content for c in completions]

@@ -38,7 +38,7 @@ def remote(
 def request_of(completions: list[Completion]) -> dict[str, Any]:
     """What a server is asked about these completions."""
     return {
-        "prompts": [[as_dict(message) for message in completion.prompt] for completion in completions],
+        "prompts": [[as_dict(message) for message in completion.context] for completion in completions],
         "responses": [completion.response.content for completion in completions],
         "columns": columns_of(completions),
     }

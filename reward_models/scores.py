@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from alignkit.config import InputError
-from alignkit.records import Completion, Message, Scores
+from alignkit.records import Completion, Message, Scores, ToolCall
 
 logger = logging.getLogger(__name__)
 Reward: TypeAlias = Callable[[list[Completion]], Scores]
@@ -133,8 +133,14 @@ def columns_of(completions: list[Completion]) -> dict[str, list[Any]]:
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """A message as TRL and chat templates know one, its role and text alone."""
-    return {"role": message.role, "content": message.content}
+    """A message as TRL and chat templates know one: its role, its text, and the tools it calls."""
+    calls = [{"type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in calls_of(message)]
+    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
+
+
+def calls_of(message: Message) -> tuple[ToolCall, ...]:
+    """The tools that a message calls, often none."""
+    return message.tool_calls or ()
 
 
 def _tried(

@@ -131,7 +131,7 @@ class ChatFormat:
         texts: list[str] = []
         for number, (messages, tools) in enumerate(conversations, 1):
             with _numbered(number, len(conversations)):
-                chat = self._chat(messages)
+                chat = self.as_chat(messages)
                 text = self.template.render(chat, tools, True)
                 self._check(chat, len(chat), tools, (text, ""))
                 texts.append(text)
@@ -156,7 +156,7 @@ class ChatFormat:
         places: list[tuple[int, float]] = []
         for number, (messages, tools) in enumerate(conversations, 1):
             with _numbered(number, len(conversations)):
-                chat = self._chat(messages)
+                chat = self.as_chat(messages)
                 answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
                 trained = [i for i in (answers if which == "all" else answers[-1:]) if messages[i].weight]
                 if not trained:
@@ -188,7 +188,7 @@ class ChatFormat:
             with _numbered(number, len(items)):
                 if not continuation or continuation[-1].role != "assistant":
                     raise InputError("a response must end in an assistant message")
-                chat = self._chat([*prompt, *continuation])
+                chat = self.as_chat([*prompt, *continuation])
                 answers = [i for i in range(len(prompt), len(chat)) if chat[i]["role"] == "assistant"]
                 texts += [self._turn(chat, at, tools) for at in answers]
                 places.append(len(answers))
@@ -238,7 +238,7 @@ class ChatFormat:
 
     # ------------------------------------------------------------------------------------------------------ inside
 
-    def _chat(self, messages: Sequence[Message]) -> Chat:
+    def as_chat(self, messages: Sequence[Message]) -> Chat:
         """Messages as templates see them. Reasoning goes by both names that templates use."""
         chat: Chat = []
         for message in messages:

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.guard import GuardOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.rollouts import RolloutOptions
@@ -135,7 +136,9 @@ class PpoConfig(Config):
     resample: int = Field(default=0, ge=0)
     """How many times prompts whose samples all score alike give way to others (DAPO's dynamic sampling)."""
     max_new_tokens: int = Field(default=64, ge=1)
-    """The longest completion, in tokens, its end token included."""
+    """The longest completion, in sampled tokens, end tokens included; with an environment over all its turns."""
+    environment: EnvironmentOptions | None = None
+    """What answers the policy between its turns; null: a completion is one turn."""
     min_new_tokens: int = Field(default=0, ge=0)
     """No end token before this many."""
     stop: list[str] = Field(default_factory=list)
@@ -215,6 +218,11 @@ class PpoConfig(Config):
         by_critic, where = self.advantage == "gae", f"with advantage: {self.advantage}"
         self.only_with(by_critic, where, "critic", "lam", "value_clip")
         self._check_roles()
+        if self.environment is not None and (self.stop or self.min_new_tokens):
+            name = "stop" if self.stop else "min_new_tokens"
+            raise ValueError(
+                f"{name} has no meaning with an environment, which answers the template's own end of turn"
+            )
         self.only_with(by_critic or self.advantage.startswith("reinforce"), where, "gamma")
         self.kl.only_with(self.advantage != "online_dpo", where, "placement", "clamp")  # its loss holds the KL
         if self.advantage == "online_dpo" and self.kl.coef == 0:
@@ -230,6 +238,8 @@ class PpoConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        if self.environment is not None and self.rollouts.engine != "transformers":
+            raise ValueError(f"rollouts.engine: {self.rollouts.engine} plays no environment; remove one of the two")
         if self.min_new_tokens and self.rollouts.engine == "continuous":
             raise ValueError("rollouts.engine: continuous cannot bar end tokens; remove min_new_tokens")
         if self.overlong is not None and self.overlong.buffer > self.max_new_tokens:

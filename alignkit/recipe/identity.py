@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from alignkit.config import InputError, content_hash
 from alignkit.lineage import atomic_write, sha256_file
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions
@@ -86,7 +87,8 @@ class _Identity:
             return value
         if reference := REFERENCE.fullmatch(value):
             return f"run {self.ids[reference[1]]}"
-        path = existing(value) if keys[-1] in PATH_KEYS else None
+        is_code = isinstance(group, EnvironmentOptions) and ":" in value
+        path = existing(value) if keys[-1] in PATH_KEYS or is_code else None
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
         files = ("lexicon", "judge")
@@ -101,7 +103,9 @@ class _Identity:
 
 def names_model(group: BaseModel, key: str) -> bool:
     """Whether this option, where it holds neither a reference nor a folder, holds a model's name on a hub."""
-    if isinstance(group, JudgeSource) or (isinstance(group, RewardSource) and group.kind != "learned"):
+    if isinstance(group, JudgeSource | EnvironmentOptions):
+        return False
+    if isinstance(group, RewardSource) and group.kind != "learned":
         return False
     return key in MODEL_KEYS or (key == "path" and not isinstance(group, DataOptions))
 

@@ -18,6 +18,7 @@ from alignkit.advantages import advantage_columns
 from alignkit.ahead import Queue, Waiting
 from alignkit.batches import seed_of
 from alignkit.config import InputError
+from alignkit.environment.tools import COUNTED, counted
 from alignkit.experience import Rollouts, make_rollouts, read_policy, reference_log_probabilities, values
 from alignkit.learner import Learner
 from alignkit.mismatch import check_engine, engine_logps, mismatch
@@ -234,6 +235,9 @@ class Ppo:
             "completion/finished": torch.tensor([completion.finished for completion in experience.completions]),
             "completion/repetition": torch.tensor([repeated(completion.ids) for completion in experience.completions]),
         }
+        if self.config.environment is not None:
+            counts = [counted(completion) for completion in experience.completions]
+            numbers |= {f"environment/{name}": torch.tensor([float(one[name]) for one in counts]) for name in COUNTED}
         known = ~scores.isnan()
         means = report(numbers, scores, experience.worth.parts, self.actors.reduce)
         return means | {

@@ -16,6 +16,7 @@ import pytest
 
 from alignkit.config import Config, InputError, build
 from alignkit.lineage import read_record
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.recipe.chain import StageFailed, plan, run_chain
@@ -31,6 +32,7 @@ class Train(Config):
     model: ModelOptions
     data: DataOptions | None = None
     reward: RewardSource | None = None
+    environment: EnvironmentOptions | None = None
     beta: float = 0.1
     seed: int = 0
 
@@ -141,6 +143,19 @@ def test_a_reward_is_also_the_contents_of_its_files(recipe: Path) -> None:
     assert run(recipe, targets=["ppo"]) == ["ppo"]
     with pytest.raises(InputError, match="there is no file or folder 'nowhere' here"):
         run(recipe, "ppo.reward={kind: judge, path: nowhere, guidelines: guide.txt}", targets=["ppo"])
+
+
+@pytest.mark.parametrize("options", ["{kind: tools, tools: [calculator, %s]}", "{kind: function, path: %s}"])
+def test_an_environment_is_also_its_code(recipe: Path, options: str) -> None:
+    Path("mine.py").write_text("def act(x): return x")
+    Path("calculator").mkdir()
+    change = f"ppo.environment={options % 'mine:act'}"
+    run(recipe, change, targets=["ppo"])
+    assert run(recipe, change, targets=["ppo"]) == []
+    Path("calculator/anything").write_text("what happens to lie there is no tool")
+    assert run(recipe, change, targets=["ppo"]) == []
+    Path("mine.py").write_text("def act(x): return 2 * x")
+    assert run(recipe, change, targets=["ppo"]) == ["ppo"]
 
 
 def test_a_text_that_happens_to_name_a_folder_is_a_text(recipe: Path) -> None:

@@ -67,4 +67,4 @@ def metrics(run: Run) -> list[dict[str, float]]:
 if __name__ == "__main__":
     place, changes = Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     default = {"train": {"batch_size": 10}, "minibatches": 4}
-    start(place / "run", config(place, **changes or default), None if changes else letters)
+    start(place / "run", config(place, **changes or default), None if changes else letters, allow_code=True)
