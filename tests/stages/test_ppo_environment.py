@@ -295,6 +295,7 @@ def test_a_failing_environment_is_named_and_what_was_trained_is_saved(folder: Pa
     [
         ({"stop": ["e"]}, "stop has no meaning with an environment"),
         ({"min_new_tokens": 3}, "min_new_tokens has no meaning with an environment"),
+        ({"rollouts": {"engine": "continuous"}}, "rollouts.engine: continuous plays no environment"),
         ({"environment": {"kind": "tools", "tool": []}}, "environment.tool: unknown key; did you mean `tools`"),
         ({"environment": {"kind": "function", "path": "a:b", "max_assistant_turns": 3}}, "max_turns`"),
     ],
