@@ -206,6 +206,7 @@ def test_the_reward_rises_and_a_resumed_run_is_the_same(folder: Path, tmp_path: 
         {"roles": "value_head"},
         {"advantage": "rloo", "samples": 4, "kl": {"coef": 0.0}, "ppo_epochs": 1, "minibatches": 1},
         {"model": {"lora": {"r": 4}}, "roles": "adapters", "resample": 1, "samples": 2},
+        {"advantage": "online_dpo", "samples": 4, "average": "sequence", "kl": {"coef": 0.1}},
     ],
 )
 def test_every_way_to_train_takes_episodes(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -214,6 +215,30 @@ def test_every_way_to_train_takes_episodes(folder: Path, tmp_path: Path, changes
     lines = [line for line in metrics(run) if "objective/score" in line]
     assert len(lines) == 2 and all(line["environment/turns"] > 1 for line in lines)
     assert lines[1]["objective/kl"] > 0 and all(math.isfinite(value) for line in lines for value in line.values())
+
+
+def test_episodes_that_wait_for_their_update_survive_a_stop(folder: Path, tmp_path: Path) -> None:
+    """Their turns, the ids between them and what the engine said of them are in the checkpoint."""
+    train = {"steps": 5, "checkpoint_every": 2, "evaluate_every": 5}
+    settings = config(
+        folder, **TALK, rollouts={"ahead": 1, "correction": "truncated"}, train=train, data={"validation": 0}
+    )
+    whole, calls = start(tmp_path / "whole", settings, allow_code=True), []
+
+    def stops(completions: list[Completion]) -> Scores:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return letters(completions)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "stopped", settings, stops, allow_code=True)
+    resumed = start(tmp_path / "stopped", settings, allow_code=True)
+    assert metrics(resumed) == metrics(whole) and any(line.get("sampling/lag") for line in metrics(whole))
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    lines = [line["sampling/logp_difference"] for line in metrics(whole) if "sampling/logp_difference" in line]
+    assert len(lines) == 5 and max(lines) < 2e-5
 
 
 def test_two_processes_play_as_one(folder: Path, tmp_path: Path) -> None:
