@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from alignkit.chat import ChatFormat
 from alignkit.continuous import Continuous
-from alignkit.generate import rollout
+from alignkit.generate import Draws, rollout
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.policy import Policy
@@ -25,17 +25,9 @@ class Engine(Protocol):
         policy: Policy,
         format: ChatFormat,
         prompts: Sequence[Prompt],
-        *,
-        seed: int,
-        update: int,
-        samples: int = 1,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        min_new_tokens: int = 0,
-        token_budget: int = 8192,
-        numbers: Sequence[int] | None = None,
+        draws: Draws,
     ) -> list[Completion]:
-        """As `alignkit.generate.rollout`, which says what the arguments mean."""
+        """As `alignkit.generate.rollout`."""
         ...
 
     def refresh(self) -> None:
@@ -45,7 +37,9 @@ class Engine(Protocol):
 class Transformers:
     """The policy itself, by transformers' `generate` and keyed draws."""
 
-    rollout = staticmethod(rollout)
+    def rollout(self, policy: Policy, format: ChatFormat, prompts: Sequence[Prompt], draws: Draws) -> list[Completion]:
+        """`alignkit.generate.rollout`."""
+        return rollout(policy, format, prompts, **vars(draws))
 
     def refresh(self) -> None:
         """There is no copy to renew."""

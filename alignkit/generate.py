@@ -6,12 +6,12 @@ batch, in any order and on any rank, up to rounding where a draw falls on the bo
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     StoppingCriteria,
@@ -21,16 +21,32 @@ from transformers.cache_utils import DynamicCache
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.keyed import KeyedDraw, row_keys
 from alignkit.policy import Policy
 from alignkit.prefill import prompt_cache
 from alignkit.records import Completion, Prompt
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-
 
 class EngineFailure(InputError):
     """An engine left prompts without answers. Nothing has been trained on what it was to answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """What is drawn for an update's prompts, and how: the arguments of `rollout`, which says what they mean."""
+
+    seed: int
+    update: int
+    samples: int = 1
+    max_new_tokens: int
+    temperature: float = 1.0
+    min_new_tokens: int = 0
+    token_budget: int = 8192
+    numbers: Sequence[int] | None = None
+
+    def numbers_of(self, prompts: Sequence[Prompt]) -> Sequence[int]:
+        """`numbers`, or those of a whole update."""
+        return range(len(prompts)) if self.numbers is None else self.numbers
 
 
 def rollout(
@@ -205,96 +221,3 @@ def completion_of(
         logps=None if logps is None else tuple(logps),
         tools=prompt.tools,
     )
-
-
-class KeyedDraw(LogitsProcessor):
-    """Replaces the next token's scores by the drawn token alone, so that a greedy step takes it."""
-
-    def __init__(
-        self, keys: Tensor, prompt_length: int, temperature: float, min_new_tokens: int, stop_ids: Sequence[int]
-    ) -> None:
-        self.keys = keys
-        self.prompt_length = prompt_length
-        self.temperature = temperature
-        self.min_new_tokens = min_new_tokens
-        self.stop_ids = list(stop_ids)
-        self._rows = torch.arange(len(keys))
-        self._batch = len(keys)
-        self._chances: list[tuple[Tensor, Tensor]] = []
-
-    def keep(self, left: Tensor) -> None:
-        """Go on with these rows alone."""
-        self.keys, self._rows = self.keys[left], self._rows[left]
-
-    def logps(self) -> Tensor | None:
-        """[B, T] float32 log-probability of what was drawn for each row at each position; None where greedy."""
-        if self.temperature == 0:
-            return None
-        chances = torch.ones(self._batch, len(self._chances))
-        for position, (rows, chance) in enumerate(self._chances):
-            chances[rows, position] = chance.cpu()
-        return chances.log()
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """[B, L] ids and [B, V] logits -> [B, V] scores: 0 at the drawn token, -inf elsewhere."""
-        position = input_ids.shape[1] - self.prompt_length
-        if position < self.min_new_tokens and self.stop_ids:
-            scores[:, self.stop_ids] = -torch.inf
-        if self.temperature == 0:
-            return scores
-        drawn, chance = draw(scores.float() / self.temperature, uniforms(self.keys, position).to(scores.device))
-        self._chances.append((self._rows, chance))
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
-
-
-def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """The token at which the cumulative probability passes `uniform`: [B, V] float32, [B] in [0, 1) -> [B] int64; and
-    its probability, [B] float32.
-
-    Inverse transform sampling. A float32 sum of probabilities may end below or above 1, so the draw is scaled by it.
-    """
-    distribution = torch.softmax(logits, dim=-1)
-    cumulative = distribution.cumsum(dim=-1)
-    index = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    index.clamp_(max=logits.shape[-1] - 1)
-    return index.squeeze(1), distribution.gather(1, index).squeeze(1)
-
-
-def uniforms(keys: Tensor, position: int) -> Tensor:
-    """One float32 in [0, 1) for each row at one position: [B] int64 -> [B], 24 bits each."""
-    return (_mixed(keys + _signed(_GOLDEN * (position + 1))) >> 40 & 0xFFFFFF).float() / 2**24
-
-
-def row_keys(seed: int, update: int, prompts: Sequence[int], samples: Sequence[int]) -> Tensor:
-    """One 64-bit key a row, [B] int64, hashed from (seed, update, prompt, sample)."""
-    key = torch.zeros(len(prompts), dtype=torch.int64)
-    for part in (
-        torch.full_like(key, seed),
-        torch.full_like(key, update),
-        torch.tensor(prompts, dtype=torch.int64),
-        torch.tensor(samples, dtype=torch.int64),
-    ):
-        key = _mixed(key * 31 + part + _signed(_GOLDEN))
-    return key
-
-
-def later(keys: Tensor, positions: Sequence[int]) -> Tensor:
-    """Keys [N] whose draws begin at each row's position: what follows ids that were drawn with `keys` up to there."""
-    return keys + torch.tensor([_signed(_GOLDEN * position) for position in positions], dtype=torch.int64)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014) on int64 that wraps around: [B] -> [B]."""
-    for shift, factor in _MIX:
-        x = (x ^ _shifted(x, shift)) * _signed(factor)
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """A shift to the right that brings in zeros; torch's own brings in the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(x: int) -> int:
-    x &= (1 << 64) - 1
-    return x - (1 << 64) if x >= 1 << 63 else x

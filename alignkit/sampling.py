@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from alignkit.actors import Actors
 from alignkit.advantages import without_signal
 from alignkit.batches import seed_of
+from alignkit.generate import Draws
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
 from alignkit.scoring import Scored, scored
@@ -87,20 +87,20 @@ class Sampler:
     ) -> list[Completion]:
         """`samples` completions of each prompt; a draw depends on (seed, update, key, sample, position) alone."""
         config, actors = self.config, self.actors
-        common: dict[str, Any] = {
-            "seed": config.seed,
-            "update": number,
-            "samples": samples,
-            "max_new_tokens": config.max_new_tokens,
-            "temperature": temperature,
-            "token_budget": SAMPLED * actors.token_budget,
-            "numbers": keys,
-        }
+        draws = Draws(
+            seed=config.seed,
+            update=number,
+            samples=samples,
+            max_new_tokens=config.max_new_tokens,
+            temperature=temperature,
+            min_new_tokens=config.min_new_tokens,
+            token_budget=SAMPLED * actors.token_budget,
+            numbers=keys,
+        )
         with actors.accelerator.autocast():
             if actors.episodes is not None:
-                return actors.episodes.play(actors.policy, prompts, **common)
-            more = {"min_new_tokens": config.min_new_tokens}
-            return actors.engine.rollout(actors.policy, actors.format, prompts, **more, **common)
+                return actors.episodes.play(actors.policy, prompts, draws)
+            return actors.engine.rollout(actors.policy, actors.format, prompts, draws)
 
     def _alike(self, part: Sampled) -> list[int]:
         """The places, over all ranks, whose samples score alike: they teach a group nothing."""

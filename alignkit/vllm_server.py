@@ -16,7 +16,8 @@ from accelerate.utils import broadcast_object_list
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
-from alignkit.generate import EngineFailure, completion_of, row_keys
+from alignkit.generate import Draws, EngineFailure, completion_of
+from alignkit.keyed import row_keys
 from alignkit.models import save_model
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
@@ -59,29 +60,21 @@ class VllmServer:
         policy: Policy,
         format: ChatFormat,
         prompts: Sequence[Prompt],
-        *,
-        seed: int,
-        update: int,
-        samples: int = 1,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        min_new_tokens: int = 0,
-        token_budget: int = 8192,
-        numbers: Sequence[int] | None = None,
+        draws: Draws,
     ) -> list[Completion]:
         """As `alignkit.generate.rollout`, but for the draws: the server's own, by a seed hashed from (seed, update,
-        prompt), to which it adds the sample's number. `token_budget` has no meaning. Raises EngineFailure."""
+        prompt), to which it adds the sample's number. `draws.token_budget` has no meaning. Raises EngineFailure."""
         if not self.fresh:
             self.give(policy, format)
-        numbers = range(len(prompts)) if numbers is None else numbers
+        numbers = draws.numbers_of(prompts)
         contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
-        seeds = row_keys(seed, update, list(numbers), [0] * len(prompts)) & ((1 << 62) - 1)
+        seeds = row_keys(draws.seed, draws.update, list(numbers), [0] * len(prompts)) & ((1 << 62) - 1)
         common: dict[str, Any] = {
             "model": self.adapter,
-            "n": samples,
-            "max_tokens": max_new_tokens,
-            "min_tokens": min_new_tokens,
-            "temperature": temperature,
+            "n": draws.samples,
+            "max_tokens": draws.max_new_tokens,
+            "min_tokens": draws.min_new_tokens,
+            "temperature": draws.temperature,
             # The checkpoint's generation config would stand in for what is left out.
             "top_p": 1.0,
             "top_k": 0,
@@ -98,7 +91,7 @@ class VllmServer:
         result: list[Completion] = []
         for prompt, choices in zip(prompts, self._answers(policy, bodies), strict=True):
             for ids, logps in choices:
-                result.append(completion_of(prompt, ids, format, None if temperature == 0 else logps))
+                result.append(completion_of(prompt, ids, format, None if draws.temperature == 0 else logps))
         return result
 
     def _answers(self, policy: Policy, bodies: list[dict[str, Any]]) -> list[list[tuple[list[int], list[float]]]]:

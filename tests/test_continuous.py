@@ -14,7 +14,7 @@ from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
 from alignkit.continuous import Continuous
 from alignkit.experience import make_rollouts, read_policy
-from alignkit.generate import rollout
+from alignkit.generate import Draws, rollout
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.ppo import PpoConfig
@@ -48,7 +48,7 @@ def policy(folder: Path) -> Policy:
 
 def test_it_says_what_the_trainer_reads_and_repeats_itself(policy: Policy, format: ChatFormat) -> None:
     options: dict[str, Any] = {"seed": 3, "update": 1, "samples": 4, "max_new_tokens": 8, "temperature": 0.7}
-    found = Continuous().rollout(policy, format, PROMPTS, token_budget=512, **options)
+    found = Continuous().rollout(policy, format, PROMPTS, Draws(token_budget=512, **options))
     assert [completion.columns["text"] for completion in found] == [text for text in TEXTS for _ in range(4)]
     rollouts = make_rollouts(found, format, 512)
     trainer, _ = read_policy(rollouts, policy, Accelerator(cpu=True), 0.7)
@@ -56,17 +56,17 @@ def test_it_says_what_the_trainer_reads_and_repeats_itself(policy: Policy, forma
     assert said is not None
     torch.testing.assert_close(said, trainer, rtol=0, atol=2e-5)
     assert {len(completion.ids) == 8 or completion.finished for completion in found} == {True}
-    again = Continuous().rollout(policy, format, PROMPTS, token_budget=512, **options)
-    other = Continuous().rollout(policy, format, PROMPTS, token_budget=512, **options | {"update": 2})
+    again = Continuous().rollout(policy, format, PROMPTS, Draws(token_budget=512, **options))
+    other = Continuous().rollout(policy, format, PROMPTS, Draws(token_budget=512, **options | {"update": 2}))
     assert [c.ids for c in again] == [c.ids for c in found] != [c.ids for c in other]
     greedy: dict[str, Any] = {"seed": 0, "update": 0, "max_new_tokens": 8, "temperature": 0.0}
-    alike = Continuous().rollout(policy, format, PROMPTS, **greedy), rollout(policy, format, PROMPTS, **greedy)
+    alike = Continuous().rollout(policy, format, PROMPTS, Draws(**greedy)), rollout(policy, format, PROMPTS, **greedy)
     assert [c.ids for c in alike[0]] == [c.ids for c in alike[1]] and alike[0][0].logps is None
 
 
 def test_its_first_tokens_follow_the_softmax(folder: Path, format: ChatFormat) -> None:
     policy, n = load_policy(ModelOptions(path=str(folder)), trainable=False), 800
-    found = Continuous().rollout(policy, format, PROMPTS[:1], seed=0, update=0, samples=n, max_new_tokens=1)
+    found = Continuous().rollout(policy, format, PROMPTS[:1], Draws(seed=0, update=0, samples=n, max_new_tokens=1))
     context = torch.tensor([format.prompt(PROMPTS[0].messages)])
     with torch.no_grad():
         chances = AutoModelForCausalLM.from_pretrained(folder)(context).logits[0, -1].softmax(0)

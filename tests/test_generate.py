@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignkit.chat import ChatFormat
-from alignkit.generate import draw, rollout, row_keys, uniforms
+from alignkit.generate import rollout
+from alignkit.keyed import draw, row_keys, uniforms
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy

@@ -9,7 +9,8 @@ from test_attention import FAMILIES, two_models
 from transformers import PreTrainedModel
 
 from alignkit.attention import NAME
-from alignkit.generate import KeyedDraw, _generate, _until_stop, draw, row_keys, uniforms
+from alignkit.generate import _generate, _until_stop
+from alignkit.keyed import KeyedDraw, draw, row_keys, uniforms
 from alignkit.policy import Policy
 from alignkit.prefill import RoomyLayer, prompt_cache
 

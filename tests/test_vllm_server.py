@@ -13,7 +13,7 @@ from vllm_fake import FakeVllm, fake_vllm
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
 from alignkit.experience import make_rollouts, read_policy
-from alignkit.generate import EngineFailure
+from alignkit.generate import Draws, EngineFailure
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.ppo import PpoConfig
@@ -58,9 +58,9 @@ def ids(completions: list[Completion]) -> list[tuple[int, ...]]:
 def test_what_is_asked(folder: Path, format: ChatFormat, tmp_path: Path) -> None:
     with fake_vllm(folder) as (fake, served):
         engine = server(served, tmp_path, key="secret")
-        whole = engine.rollout(adapted(folder), format, PROMPTS, temperature=0.7, min_new_tokens=2, **OPTIONS)
+        whole = engine.rollout(adapted(folder), format, PROMPTS, Draws(temperature=0.7, min_new_tokens=2, **OPTIONS))
         second = engine.rollout(
-            adapted(folder), format, PROMPTS[1:2], temperature=0.7, min_new_tokens=2, numbers=[1], **OPTIONS
+            adapted(folder), format, PROMPTS[1:2], Draws(temperature=0.7, min_new_tokens=2, numbers=[1], **OPTIONS)
         )
     assert served.paths[:2] == ["/v1/models", "/v1/load_lora_adapter"]
     assert served.paths[2:] == ["/v1/completions"] * 4
@@ -98,17 +98,17 @@ def test_it_says_what_the_trainer_reads(
     with fake_vllm(folder) as (fake, served):
         engine = server(served, tmp_path)
         options = {**OPTIONS, "temperature": temperature, "min_new_tokens": held}
-        assert difference(engine.rollout(policy, format, PROMPTS, **options)) < 2e-5
+        assert difference(engine.rollout(policy, format, PROMPTS, Draws(**options))) < 2e-5
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.mul_(1.3 if parameter.requires_grad else 1.0)
-        assert difference(engine.rollout(policy, format, PROMPTS, **options)) > 1e-3  # still the one before
+        assert difference(engine.rollout(policy, format, PROMPTS, Draws(**options))) > 1e-3  # still the one before
         engine.refresh()
-        assert difference(engine.rollout(policy, format, PROMPTS, **options)) < 2e-5
+        assert difference(engine.rollout(policy, format, PROMPTS, Draws(**options))) < 2e-5
         fake.processed = False
-        raw = difference(engine.rollout(policy, format, PROMPTS, **options))
+        raw = difference(engine.rollout(policy, format, PROMPTS, Draws(**options)))
         assert (raw > 1e-2) == (temperature != 1.0)
-        greedy = engine.rollout(policy, format, PROMPTS, **{**options, "temperature": 0.0, "samples": 1})
+        greedy = engine.rollout(policy, format, PROMPTS, Draws(**{**options, "temperature": 0.0, "samples": 1}))
         assert all(completion.logps is None for completion in greedy)
     assert len(fake.loaded) == len(set(fake.loaded)) == 2 and list(fake.adapters) == fake.loaded[1:]
     assert [path.name for path in (tmp_path / "engine").iterdir()] == fake.loaded[1:]
@@ -124,7 +124,7 @@ def test_every_fault_names_the_server_and_how_to_start_it(folder: Path, format: 
 
     def fault(engine: VllmServer, **changes: Any) -> str:
         with pytest.raises(EngineFailure) as caught:
-            engine.rollout(policy, format, PROMPTS, **{**OPTIONS, **changes})
+            engine.rollout(policy, format, PROMPTS, Draws(**{**OPTIONS, **changes}))
         assert command in str(caught.value)
         return str(caught.value)
 
@@ -183,7 +183,7 @@ def test_what_it_cannot_serve_is_refused(folder: Path, format: ChatFormat, tmp_p
     build(PpoConfig, given | {"model": {"path": "m", "adapter": "continue"}}, "")
     plain = load_policy(ModelOptions(path=str(folder)), trainable=False)
     with fake_vllm(folder) as (_, served), pytest.raises(EngineFailure, match="the policy has no adapter"):
-        server(served, tmp_path).rollout(plain, format, PROMPTS, **OPTIONS)
+        server(served, tmp_path).rollout(plain, format, PROMPTS, Draws(**OPTIONS))
     words = ChatFormat.load(load_tokenizer(str(folder)), "chatml")
     with fake_vllm(folder) as (_, served), pytest.raises(EngineFailure, match="tokens that the base lacks"):
-        server(served, tmp_path).rollout(adapted(folder), words, PROMPTS, **OPTIONS)
+        server(served, tmp_path).rollout(adapted(folder), words, PROMPTS, Draws(**OPTIONS))

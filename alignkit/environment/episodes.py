@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from alignkit.chat import ChatFormat
 from alignkit.chat.continuation import between, check_calls, check_replies
 from alignkit.environment.seam import Environment
-from alignkit.generate import completion_of, later, row_keys, sample
+from alignkit.generate import Draws, completion_of, sample
+from alignkit.keyed import later, row_keys
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.policy import Policy
 from alignkit.records import Completion, Message, Prompt, ToolCall
@@ -72,41 +73,35 @@ class Episodes:
         self,
         policy: Policy,
         prompts: Sequence[Prompt],
-        *,
-        seed: int,
-        update: int,
-        samples: int = 1,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        token_budget: int = 8192,
-        numbers: Sequence[int] | None = None,
+        draws: Draws,
     ) -> list[Completion]:
-        """`rollout` over turns: `max_new_tokens` bounds what the policy samples in all of them.
+        """`rollout` over turns: `draws.max_new_tokens` bounds what the policy samples in all of them.
 
         An episode ends where the environment says None, after max_turns of the policy's turns, at a turn that ends
         otherwise than the template ends one, and where there is no room left: neither for a further token of the
         policy, nor for what the environment has answered (`finished` is then false).
         """
-        numbers = range(len(prompts)) if numbers is None else numbers
+        numbers = draws.numbers_of(prompts)
+        most = draws.max_new_tokens
         contexts = self.format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
-        jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
+        jobs = [(p, s) for p in range(len(prompts)) for s in range(draws.samples)]
         episodes = [Episode(prompts[p], list(contexts[p])) for p, _ in jobs]
-        keys = row_keys(seed, update, [numbers[p] for p, _ in jobs], [s for _, s in jobs])
+        keys = row_keys(draws.seed, draws.update, [numbers[p] for p, _ in jobs], [s for _, s in jobs])
         while live := [n for n, episode in enumerate(episodes) if not episode.over]:
-            room = [max_new_tokens - len(episodes[n].ids) for n in live]
+            room = [most - len(episodes[n].ids) for n in live]
             answers = sample(
                 policy,
                 self.format,
                 [episodes[n].context for n in live],
                 later(keys[live], [len(episodes[n].ids) for n in live]),
                 max_new_tokens=max(room),
-                temperature=temperature,
-                token_budget=token_budget,
+                temperature=draws.temperature,
+                token_budget=draws.token_budget,
             )
-            for n, most, (answer, logps) in zip(live, room, answers, strict=True):
+            for n, left, (answer, logps) in zip(live, room, answers, strict=True):
                 episode = episodes[n]
-                episode.logps = None if episode.logps is None or logps is None else [*episode.logps, *logps[:most]]
-                self.go_on(episode, answer[:most], max_new_tokens)
+                episode.logps = None if episode.logps is None or logps is None else [*episode.logps, *logps[:left]]
+                self.go_on(episode, answer[:left], most)
         return [episode.completion(self.format) for episode in episodes]
 
     def go_on(self, episode: Episode, answer: list[int], max_new_tokens: int) -> None:

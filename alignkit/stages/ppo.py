@@ -108,8 +108,7 @@ class Ppo:
         columns, judged = self.advantages(experience, baseline)
         if not read_first:
             del columns["old"]
-        mask = experience.rollouts.mask
-        engine = engine_logps(experience.completions, mask)
+        engine = engine_logps(experience.completions, experience.rollouts.mask)
         if engine is not None and config.rollouts.correction == "truncated":
             columns["engine"] = engine
         orders = with_scores(orders, experience.worth.total, self.actors.reduce)
@@ -123,10 +122,7 @@ class Ppo:
                 self.check_start(experience)
         metrics = self.describe(experience) | {"objective/kl_coef": coef, **part.metrics}
         if engine is not None:
-            cap = config.rollouts.cap if "engine" in columns else None
-            metrics |= mismatch(experience.old, engine, mask, cap, self.actors.reduce)
-            if number == 0 and config.rollouts.engine != "transformers":
-                check_engine(metrics, config.rollouts.engine)
+            metrics |= self.engine_gap(experience, engine, number)
         if config.rollouts.ahead:
             self.queue.advance()
             metrics["sampling/lag"] = float(stale)
@@ -155,6 +151,15 @@ class Ppo:
         baseline = self.greedy_scores(part, number)
         readings = {"old": read.old, "reference": read.reference, "value": read.value, "baseline": baseline}
         return Waiting(part, {name: x for name, x in readings.items() if x is not None})
+
+    def engine_gap(self, experience: Experience, engine: Tensor, number: int) -> dict[str, float]:
+        """How far what the engine said of its tokens [N, T] is from what the trainer says."""
+        options = self.config.rollouts
+        cap = options.cap if options.correction == "truncated" else None
+        found = mismatch(experience.old, engine, experience.rollouts.mask, cap, self.actors.reduce)
+        if number == 0 and options.engine != "transformers":
+            check_engine(found, options.engine)
+        return found
 
     def steered(self, kl: float) -> float:
         """The KL coefficient after an update whose completions had a mean KL of `kl` nats."""

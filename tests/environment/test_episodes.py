@@ -13,7 +13,8 @@ from alignkit.config import InputError
 from alignkit.environment.episodes import Episodes
 from alignkit.environment.seam import Environment
 from alignkit.experience import spoken
-from alignkit.generate import draw, row_keys, uniforms
+from alignkit.generate import Draws
+from alignkit.keyed import draw, row_keys, uniforms
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.shared import ModelOptions
@@ -60,7 +61,7 @@ def played(policy: Policy, format: ChatFormat, environment: Environment, texts: 
     given = {"kind": "function", "path": "a:b"} | more.pop("options", {})
     prompts = [Prompt(messages=(user(text),), columns={"text": text}) for text in texts]
     episodes = Episodes(format, environment, EnvironmentOptions(**given))
-    completions = episodes.play(policy, prompts, **{**SAME, **more})
+    completions = episodes.play(policy, prompts, Draws(**{**SAME, **more}))
     return [completion.model_copy(update={"logps": None}) for completion in completions]
 
 
