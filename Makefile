@@ -29,5 +29,5 @@ bench: $(READY)  ## training speed and memory against TRL, side by side
 
 .venv/ready: pyproject.toml constraints.txt
 	python3 -m venv .venv
-	.venv/bin/python -m pip install -q -c constraints.txt -e ".[dev,eval]"
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[dev,eval,data]"
 	touch .venv/ready

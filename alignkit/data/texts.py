@@ -1,0 +1,59 @@
+"""The texts inside a record: listed, and replaced one by one. Does not know what is done to them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from alignkit.records import Document, Messages, Record
+
+R = TypeVar("R", bound=Record)
+NAMES = frozenset({"id", "role", "name", "tool_call_id", "source", "tools", "weight", "label", "ranks", "margins"})
+"""Fields that name or number things: no text of theirs is ever changed."""
+
+
+def texts_of(record: Record) -> list[str]:
+    """Every text that a model would read: of the turns their content, reasoning and the arguments of tool calls."""
+    return [record.text] if isinstance(record, Document) else list(_strings(record.model_dump(exclude={"columns"})))
+
+
+def text_of(record: Record) -> str:
+    """All of them as one text, an empty line between."""
+    return "\n\n".join(text for text in texts_of(record) if text)
+
+
+def map_texts(record: R, change: Callable[[str], str]) -> R:
+    """The record with every text replaced, the columns' too.
+
+    Raises pydantic's ValidationError where what is left is no such record, as an empty prompt is not.
+    """
+    return type(record).model_validate(_mapped(record.model_dump(), change))
+
+
+def conversations_of(record: Record) -> list[Messages]:
+    """The turns of a record, one list for each answer that it holds; of a document none."""
+    held = dict(record)
+    if "messages" in held:
+        return [held["messages"]]
+    answers = held.get("responses") or [held["response"]] if "prompt" in held else []
+    return [(*held["prompt"], *answer) for answer in answers]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in NAMES:
+                yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: item if key in NAMES else _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(item, change) for item in value]
+    return value
