@@ -83,5 +83,5 @@ def _show(done: Any) -> None:
     print(f"{total.records:,} records: {done.out}")
 
 
-for _command in (cli_corpus.clean, cli_corpus.dedup, cli_corpus.split):
-    data.command()(_command)
+for _command, _options in cli_corpus.COMMANDS:
+    data.command(epilog=cli_corpus.epilog_of(_options))(_command)
