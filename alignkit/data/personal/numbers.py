@@ -8,8 +8,8 @@ from alignkit.data.personal.optional import optional
 
 Span = tuple[int, int]
 CARD = re.compile(
-    r"(?<![\w.,/-])(?<!\d )(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1?\d{1,3})?|\d{4}([ -]?)\d{6}\2\d{4,5})"
-    r"(?![\w-]|[.,]\d| \d)"
+    r"(?<![A-Za-z0-9_.,/-])(?<!\d )(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1?\d{1,3})?|\d{4}([ -]?)\d{6}\2\d{4,5})"
+    r"(?![A-Za-z0-9_-]|[.,]\d| \d)"
 )
 ISSUERS = re.compile(
     r"4\d{15}|4\d{18}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
@@ -85,7 +85,9 @@ SCHEMES: tuple[Scheme, ...] = (
 )
 ENOUGH_DIGITS = re.compile(r"[0-9](?:(?:[^\n0-9]{0,2}[0-9]){5}|(?<=[A-Z]P[A-Z][0-9])[0-9]{3}[A-Z])")
 """What every one of these forms holds: a cheap test before the others."""
-FORMS = tuple((re.compile(rf"(?<![\w.-])(?:{scheme.form})(?![\w-]|\.\d)"), scheme) for scheme in SCHEMES)
+FORMS = tuple(
+    (re.compile(rf"(?<![A-Za-z0-9_.-])(?:{scheme.form})(?![A-Za-z0-9_-]|\.\d)"), scheme) for scheme in SCHEMES
+)
 
 
 def credit_cards(text: str) -> Iterator[Span]:

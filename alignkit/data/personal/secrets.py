@@ -47,13 +47,25 @@ DETECTORS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 EXTRA: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"sk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[A-Za-z0-9_-]{32,}", ("sk-",)),
     (r"hf_[A-Za-z]{34}", ("hf_",)),
+    (r"shp(?:at|ca|pa|ss)_[A-Fa-f0-9]{32}", ("shpat_", "shpca_", "shppa_", "shpss_")),
     (r"dop_v1_[a-f0-9]{64}", ("dop_v1_",)),
     (r"github_pat_[A-Za-z0-9_]{60,}", ("github_pat_",)),
     (r"AIza[A-Za-z0-9_-]{35}", ("AIza",)),
     (r"GOCSPX-[A-Za-z0-9_-]{28}", ("GOCSPX-",)),
     (r"xapp-\d-[A-Z0-9]+-\d+-[a-f0-9]{32,}", ("xapp-",)),
 )
-"""Forms that detect-secrets lacks: OpenAI's newer keys, Anthropic, Hugging Face, DigitalOcean, Google, Slack."""
+"""Forms that detect-secrets lacks: newer keys of OpenAI and Slack; Anthropic, Hugging Face, Shopify, Google, …"""
+ASSIGNED: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        r"(?i)(?:api|secret|access|auth|private)[_-]?(?:access[_-]?)?(?:key|token)[\"']?\s{0,3}[:=]\s{0,3}[\"']?"
+        r"((?=[\w/+-]*[0-9])(?=[\w/+-]*[a-z])[\w/+-]{20,}={0,2})",
+        ("key", "KEY", "Key", "token", "TOKEN", "Token"),
+    ),
+    (r"://:([^\s@/:]{6,})@", ("://:",)),
+)
+"""Values of variables named for what they hold, and passwords in an address without a user: group 1."""
+NOMINAL = re.compile(r"(?i)[<${\[*]|(?:your|my)[_-]|(?:pass(?:word|wd)?|pwd|pw|secret|token|x+)$")
+"""What stands where a password should, and is none."""
 KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----(?s:.{1,20000}?)-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----"
 )
@@ -88,7 +100,8 @@ def _in_line(line: str) -> Iterator[Span]:
                 start += len("AccountKey=") if match[0].startswith("AccountKey=") else 0
                 end = max(end, REST.match(line, end).end())
             value = line[start:end]
-            if "EXAMPLE" not in value and (group or len(set(value)) > 9):
+            nominal = NOMINAL.match(value) if group else len(set(value)) < 10
+            if "EXAMPLE" not in value and not nominal:
                 yield start, end
 
 
@@ -100,4 +113,7 @@ def _patterns() -> tuple[tuple[re.Pattern[str], tuple[str, ...], int], ...]:
         for pattern in getattr(optional(f"detect_secrets.plugins.{module}"), name).denylist:
             inner = module in ("basic_auth", "npm") or "aws" in pattern.pattern
             found.append((pattern, strings, int(inner)))
-    return (*found, *((re.compile(pattern), strings, 0) for pattern, strings in EXTRA))
+    ours = (
+        (re.compile(form), strings, group) for group, forms in enumerate((EXTRA, ASSIGNED)) for form, strings in forms
+    )
+    return (*found, *ours)
