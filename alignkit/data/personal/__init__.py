@@ -11,7 +11,8 @@ from typing import NamedTuple
 from alignkit.config import InputError
 from alignkit.data.personal.contacts import emails, ip_addresses, telephones
 from alignkit.data.personal.numbers import credit_cards, ibans, national_ids
-from alignkit.data.personal.placeholders import placeholders
+from alignkit.data.personal.optional import optional
+from alignkit.data.personal.placeholders import placeholder
 from alignkit.data.personal.secrets import secrets
 
 KINDS: tuple[str, ...] = ("secret", "email", "iban", "credit_card", "national_id", "ip_address", "telephone")
@@ -28,6 +29,10 @@ NEAR_DIGITS: dict[str, Callable[[str], Spans]] = {
 DIGITS = re.compile(r"[0-9](?:(?:[^\n0-9]{0,3}[0-9]){3,}|(?<=[23])[0-9A-Fa-f]{3}:[0-9A-Fa-f]{0,4}:)")
 MARGIN = 60
 """Characters before and after digits that decide what they are."""
+ROUNDS = 5
+"""How often a text is searched at most: what a finding covered may be one of its own once that is masked."""
+TRIES = 100
+"""Placeholders that are tried for a value before one that stands for another is used again."""
 
 
 class Finding(NamedTuple):
@@ -47,6 +52,8 @@ def find_personal(text: str, kinds: Collection[str] = KINDS, region: str | None 
     """
     if unknown := set(kinds) - set(KINDS):
         raise InputError(f"personal data: {', '.join(sorted(unknown))}: no such kind; choose among {', '.join(KINDS)}")
+    if region is not None and "telephone" in kinds and region not in optional("phonenumbers").SUPPORTED_REGIONS:
+        raise InputError(f"personal data: region {region!r}: give a country by its two letters, such as US, GB or DE")
     found = [Finding(kind, *span) for kind, finder in IN_TEXT.items() if kind in kinds for span in finder(text)]
     numeric = {kind: finder for kind, finder in NEAR_DIGITS.items() if kind in kinds}
     if "telephone" in kinds:
@@ -95,7 +102,19 @@ def mask_personal(
     and is added to: one dict for all texts of a record keeps them consistent across its turns.
     """
     given = {} if given is None else given
-    taken = set(given.values())
+    counts = Counter[str]()
+    for _ in range(ROUNDS):
+        text, found = _masked(text, kinds, region, marks, given)
+        counts += found
+        if not found:
+            break
+    return text, counts
+
+
+def _masked(
+    text: str, kinds: Collection[str], region: str | None, marks: bool, given: dict[tuple[str, str], str]
+) -> tuple[str, Counter[str]]:
+    taken, so_far = set(given.values()), Counter(kind for kind, _ in given)
     parts, counts, last = [], Counter[str](), 0
     for kind, start, end in find_personal(text, kinds, region):
         value = text[start:end]
@@ -103,19 +122,21 @@ def mask_personal(
             mask = f"[{kind.upper()}]"
         elif (mask := given.get((kind, value), "")) == "":
             around = text[max(0, start - 40) : start], text[end : end + 40]
-            mask = given[kind, value] = _unused(kind, value, around, taken, region)
+            mask = given[kind, value] = _unused(kind, value, so_far[kind], around, taken, region)
             taken.add(mask)
+            so_far[kind] += 1
         parts += [text[last:start], mask]
         counts[kind] += 1
         last = end
     return "".join([*parts, text[last:]]), counts
 
 
-def _unused(kind: str, value: str, around: tuple[str, str], taken: set[str], region: str | None) -> str:
-    """The first placeholder that is free and would not be found in its place; else a taken one, else a bare mark."""
+def _unused(kind: str, value: str, first: int, around: tuple[str, str], taken: set[str], region: str | None) -> str:
+    """A placeholder that is free and would not be found in its place; else a taken one, else a bare mark."""
     before, after = around
     again = f"[{kind.upper()}]"
-    for mask in placeholders(kind, value):
+    for number in range(first, first + TRIES):
+        mask = placeholder(kind, value, number)
         if mask in taken:
             again = mask
             continue

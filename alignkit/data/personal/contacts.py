@@ -18,6 +18,8 @@ VEILED = re.compile(
     rf"((?:[{LATIN}-]{{1,63}}(?:\.| ?[\[(]dot[\])] ?)){{1,4}}[A-Za-z]{{2,24}})(?![{LATIN}@-])"
 )
 """name [at] domain [dot] org."""
+LOGIN = re.compile(r"://[^\s/@]*:$")
+"""What stands before a password and the host of an address, which is no e-mail."""
 RESERVED = re.compile(r"(?i)(?:^|\.)(?:example(?:\.(?:com|net|org))?|test|invalid|localhost|local)$")
 """Domains that nobody can own: RFC 2606 and RFC 6762."""
 
@@ -63,7 +65,8 @@ def emails(text: str) -> Iterator[Span]:
             yield match.span()
     for match in EMAIL.finditer(text) if "@" in text else ():
         domain, end = match[1], match.end()
-        if match[0].startswith("git@") and text[match.end() : match.end() + 1] == ":":
+        remote = match[0].startswith("git@") and text[match.end() : match.end() + 1] == ":"
+        if remote or LOGIN.search(text, max(0, match.start() - 80), match.start()):
             continue
         rest, _, last = domain.rpartition(".")
         if last[0].isupper() and last.lower() not in _top_level_domains() and "." in rest:
@@ -79,6 +82,8 @@ def telephones(text: str, region: str | None) -> Iterator[Span]:
     """
     for run in DIGIT_RUN.finditer(text):
         shift = max(0, run.start() - 2)
+        if len(re.findall("[0-9]+", run[0])) > 7:
+            continue
         before = text[max(0, run.start() - 40) : run.start()]
         valid = list(_valid_telephones(text[shift : run.end() + 12], region, before))
         yield from ((shift + start, shift + end) for start, end in valid)

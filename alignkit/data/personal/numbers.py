@@ -9,7 +9,7 @@ from alignkit.data.personal.optional import optional
 Span = tuple[int, int]
 CARD = re.compile(
     r"(?<![A-Za-z0-9_.,/-])(?<!\d )(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}(?:\1?\d{1,3})?|\d{4}([ -]?)\d{6}\2\d{4,5})"
-    r"(?![A-Za-z0-9_-]|[.,]\d| \d)"
+    r"(?![A-Za-z0-9_-]|\.\d| \d)"
 )
 ISSUERS = re.compile(
     r"4\d{15}|4\d{18}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"

@@ -32,8 +32,6 @@ DETECTORS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     ("jwt", "JwtTokenDetector", ("eyJ",)),
     ("mailchimp", "MailchimpDetector", ("-us",)),
-    ("npm", "NpmDetector", (":_authToken",)),
-    ("openai", "OpenAIDetector", ("T3BlbkFJ",)),
     ("pypi_token", "PypiTokenDetector", ("pypi-",)),
     ("sendgrid", "SendGridDetector", ("SG.",)),
     ("slack", "SlackDetector", ("xox", "XOX", "hooks.slack.com")),
@@ -45,7 +43,7 @@ DETECTORS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 """detect-secrets' modules and classes, each with the strings of which one must be in the text."""
 
 EXTRA: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"sk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[A-Za-z0-9_-]{32,}", ("sk-",)),
+    (r"(?<!-)sk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[A-Za-z0-9_-]{32,}", ("sk-",)),
     (r"hf_[A-Za-z]{34}", ("hf_",)),
     (r"shp(?:at|ca|pa|ss)_[A-Fa-f0-9]{32}", ("shpat_", "shpca_", "shppa_", "shpss_")),
     (r"dop_v1_[a-f0-9]{64}", ("dop_v1_",)),
@@ -61,13 +59,14 @@ ASSIGNED: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"((?=[\w/+-]*[0-9])(?=[\w/+-]*[a-z])[\w/+-]{20,}={0,2})",
         ("key", "KEY", "Key", "token", "TOKEN", "Token"),
     ),
+    (r":_authToken=\s*(npm_\w{20,}|[A-Fa-f0-9-]{36})", (":_authToken",)),
     (r"://:([^\s@/:]{6,})@", ("://:",)),
 )
 """Values of variables named for what they hold, and passwords in an address without a user: group 1."""
 NOMINAL = re.compile(r"(?i)[<${\[*]|(?:your|my)[_-]|(?:pass(?:word|wd)?|pwd|pw|secret|token|x+)$")
 """What stands where a password should, and is none."""
 KEY_BLOCK = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----(?s:.{1,20000}?)-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----"
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----(?:[^-]|-(?!----))+-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----"
 )
 LONG = re.compile(r"[!-~]{20}")
 """What every secret and address with one contains: no space for 20 characters."""
@@ -95,8 +94,6 @@ def _in_line(line: str) -> Iterator[Span]:
         for match in pattern.finditer(line):
             start, end = match.span(group)
             if group == 0:
-                if re.match(r"\w", line[start - 1 : start]):
-                    continue
                 start += len("AccountKey=") if match[0].startswith("AccountKey=") else 0
                 end = max(end, REST.match(line, end).end())
             value = line[start:end]
@@ -105,15 +102,19 @@ def _in_line(line: str) -> Iterator[Span]:
                 yield start, end
 
 
+def _at_boundary(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    """Tried only where no word goes on, which also keeps long runs of a prefix from costing their square."""
+    return re.compile(rf"(?<!\w)(?:{pattern.pattern})", pattern.flags)
+
+
 @cache
 def _patterns() -> tuple[tuple[re.Pattern[str], tuple[str, ...], int], ...]:
     """(pattern, strings, the group that is the secret); those of detect-secrets are its own, not copies."""
     found: list[tuple[re.Pattern[str], tuple[str, ...], int]] = []
     for module, name, strings in DETECTORS:
         for pattern in getattr(optional(f"detect_secrets.plugins.{module}"), name).denylist:
-            inner = module in ("basic_auth", "npm") or "aws" in pattern.pattern
-            found.append((pattern, strings, int(inner)))
-    ours = (
-        (re.compile(form), strings, group) for group, forms in enumerate((EXTRA, ASSIGNED)) for form, strings in forms
-    )
-    return (*found, *ours)
+            inner = module == "basic_auth" or "aws" in pattern.pattern
+            found.append((pattern if inner else _at_boundary(pattern), strings, int(inner)))
+    found += [(_at_boundary(re.compile(form)), strings, 0) for form, strings in EXTRA]
+    found += [(re.compile(form), strings, 1) for form, strings in ASSIGNED]
+    return tuple(found)
