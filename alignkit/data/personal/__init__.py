@@ -82,7 +82,7 @@ def _windows(text: str) -> Iterator[tuple[int, int]]:
             low = match.start() - MARGIN
         high = match.end() + MARGIN
     if high:
-        yield max(0, low), high
+        yield low, high
 
 
 def mask_personal(

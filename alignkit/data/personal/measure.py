@@ -7,7 +7,7 @@ nothing (inside keys, so that no scanner takes the file for a leak). Lines that 
 """
 
 import re
-import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -86,4 +86,6 @@ def print_scores(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print_scores(Path(sys.argv[1]))
+    parser = ArgumentParser(prog="python -m alignkit.data.personal.measure", description=print_scores.__doc__)
+    parser.add_argument("file", type=Path, help="texts with {{kind|value}} around what should be found")
+    print_scores(parser.parse_args().file)

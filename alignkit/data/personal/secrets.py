@@ -104,7 +104,7 @@ def _in_line(line: str) -> Iterator[Span]:
 
 def _at_boundary(pattern: re.Pattern[str]) -> re.Pattern[str]:
     """Tried only where no word goes on, which also keeps long runs of a prefix from costing their square."""
-    return re.compile(rf"(?<!\w)(?:{pattern.pattern})", pattern.flags)
+    return re.compile(rf"(?<![A-Za-z0-9_])(?:{pattern.pattern})", pattern.flags)
 
 
 @cache
