@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from alignkit.batches import Epochs, Example, rows_of, seed_of, total_steps
 from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.mixture import Mixture
 from alignkit.objective import NonFiniteLoss, Objective, Sums, evaluate_objective
 from alignkit.optimize import (
     lost_updates,
@@ -30,6 +31,7 @@ from alignkit.optimize import (
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
+from alignkit.source_losses import by_source
 from alignkit.trie import TrieBatch
 
 __all__ = [
@@ -98,7 +100,8 @@ def fit(
 ) -> FitResult:
     """Trains `model` in place on `train`, one `update` a step, and goes on from the run's last checkpoint if any.
 
-    The batches depend on `seed` alone; runtime.token_budget and the number of processes change memory and speed. With
+    Of a Mixture each source's losses are logged beside those of all, and `validation` is to be one too. The batches
+    depend on `seed` alone; runtime.token_budget and the number of processes change memory and speed. With
     `run`: metrics, checkpoints, and in the end `save(run.model_dir)` on rank 0. With `options.patience`: the model
     ends with the weights of its best validation. `follower` moves after each step, before a validation or checkpoint.
     Raises NonFiniteLoss naming step and term.
@@ -137,8 +140,13 @@ class _Training:
         self.run, self.seed, self.follower = run, seed, follower
         self.main = self.accelerator.is_main_process
         self.optimizer = make_optimizer(self.model, options)
-        self.epochs = Epochs(len(train), options.batch_size, seed)
         self.total = total_steps(options, len(train))
+        if isinstance(train, Mixture):
+            self.epochs = Epochs(len(train), options.batch_size, seed, train.sizes, train.draws)
+            train.check_repeats(self.epochs, self.total)
+            self.objective = objective if objective.whole_step else by_source(objective, train.names)
+        else:
+            self.epochs = Epochs(len(train), options.batch_size, seed)
         self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         self.held_out = self.rows(validation)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -11,9 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat import ChatFormat, fit_length
 from alignkit.config import InputError
-from alignkit.data.load import load_data
-from alignkit.loop import FitResult, make_accelerator
+from alignkit.data.load import load_parts
+from alignkit.loop import Example, FitResult, make_accelerator
+from alignkit.mixture import Mixture, draws_of
 from alignkit.models import load_policy, load_tokenizer
+from alignkit.options.mixture import MixedDataOptions
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.records import Comparison, Feedback, Record
@@ -85,31 +87,64 @@ def load_examples(
     run: Run,
     seed: int,
     budget: int,
-) -> tuple[list[list[TokenSequence]], list[list[TokenSequence]], list[R]]:
+) -> tuple[Sequence[Example], Sequence[Example], list[R]]:
     """Training and validation examples within data.max_length, and the validation records that were kept.
 
     What was skipped or cut is logged as data/skipped and data/truncated (rankings whole, turns of a conversation one
     by one), unknown tokens as data/unknown_tokens, what the token contract met as data/unrendered,
     data/unextended_turns, data/thinking_off, data/merged_boundaries and data/control_text. Raises InputError.
     """
-    train, validation, sources = load_data(options, kind, seed)
+    parts, sources = load_parts(options, kind, seed)
     run.add_data(sources)
     counts: Counter[str] = Counter()
     bos = setting.format.tokenizer.bos_token_id
 
-    def examples(records: Sequence[R]) -> list[tuple[R, list[TokenSequence]]]:
-        fitted = fit_examples(tokenize(records), options, budget, bos, counts, alike=issubclass(kind, Comparison))
+    def examples(records: Collection[R]) -> list[tuple[R, list[TokenSequence]]]:
+        fitted = fit_examples(
+            tokenize(list(records)), options, budget, bos, counts, alike=issubclass(kind, Comparison)
+        )
         return [(record, example) for record, example in zip(records, fitted, strict=True) if example is not None]
 
-    kept, held_out = examples(train), examples(validation)
-    if not kept:
-        raise InputError(f"data: none of {len(train)} training records is left; look at data.max_length and over_long")
-    counts += _unknown_tokens(setting.format.tokenizer, [sequence for _, example in kept for sequence in example])
+    kept, held_out = ([examples(getattr(part, side)) for part in parts] for side in ("train", "validation"))
+    train, validation = mixed(options, [[e for _, e in part] for part in kept], [[e for _, e in p] for p in held_out])
+    counts += _unknown_tokens(setting.format.tokenizer, [sequence for example in train for sequence in example])
     counts += _contract_counts(setting.format)
     run.log(
-        0, {"data/train": len(kept), "data/validation": len(held_out), **{f"data/{k}": n for k, n in counts.items()}}
+        0,
+        {
+            **sizes_of(train, "train"),
+            **sizes_of(validation, "validation"),
+            **{f"data/{k}": n for k, n in counts.items()},
+        },
     )
-    return [e for _, e in kept], [e for _, e in held_out], [r for r, _ in held_out]
+    return train, validation, [record for part in held_out for record, _ in part]
+
+
+def mixed(
+    options: DataOptions, train: Sequence[Sequence[Example]], validation: Sequence[Sequence[Example]]
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """The examples of all sources as `options` mixes them. Raises InputError where a source has none to train on."""
+    places = (options.sources if isinstance(options, MixedDataOptions) else None) or []
+    names = [place.name for place in places] or [""]
+    for name, part in zip(names, train, strict=True):
+        if not part:
+            of = f" of {name}" if name else ""
+            raise InputError(f"data: no training record{of} is left; look at data.max_length and data.over_long")
+    if not places:
+        return train[0], validation[0]
+    assert isinstance(options, MixedDataOptions)
+    weights = [place.weight for place in places if place.weight is not None]
+    draws = draws_of(names, [len(part) for part in train], weights or None, options.temperature)
+    return Mixture(names, train, draws, [place.epochs for place in places]), Mixture(names, validation)
+
+
+def sizes_of(examples: Sequence[Example], side: str) -> dict[str, int]:
+    """How many examples there are, as the log names it; of a mixture also by source, and the draws of an epoch."""
+    found = {f"data/{side}": len(examples)}
+    if isinstance(examples, Mixture):
+        found |= {f"data/{side}/{name}": size for name, size in zip(examples.names, examples.sizes, strict=True)}
+        found |= {f"data/draws/{name}": n for name, n in zip(examples.names, examples.draws, strict=False)}
+    return found
 
 
 def _unknown_tokens(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequence]) -> Counter[str]:

@@ -13,6 +13,7 @@ from alignkit.config import InputError, content_hash
 from alignkit.lineage import atomic_write, sha256_file
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
+from alignkit.options.mixture import SourceOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions
 from alignkit.recipe.hub import revision
@@ -92,7 +93,7 @@ class _Identity:
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
         files = ("lexicon", "judge")
-        is_file = isinstance(group, DataOptions | JudgeSource)
+        is_file = isinstance(group, DataOptions | SourceOptions | JudgeSource)
         is_file = is_file or (isinstance(group, RewardSource) and group.kind in files)
         if (is_file and keys[-1] == "path") or keys[-1] == "guidelines":
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
@@ -107,7 +108,7 @@ def names_model(group: BaseModel, key: str) -> bool:
         return False
     if isinstance(group, RewardSource) and group.kind != "learned":
         return False
-    return key in MODEL_KEYS or (key == "path" and not isinstance(group, DataOptions))
+    return key in MODEL_KEYS or (key == "path" and not isinstance(group, DataOptions | SourceOptions))
 
 
 def existing(text: str) -> Path | None:

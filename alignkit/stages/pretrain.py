@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from alignkit.chat import extend_embeddings
 from alignkit.chat.tokens import add_special_tokens
 from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
-from alignkit.data.load import load_data
+from alignkit.data.load import load_parts
 from alignkit.data.tokenizer import FILL, train_tokenizer
 from alignkit.loop import Objective, Sums, fit, make_accelerator
 from alignkit.models import load_policy, load_tokenizer, save_model
@@ -21,7 +21,7 @@ from alignkit.objective import Readings
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
-from alignkit.prepare import fit_examples
+from alignkit.prepare import fit_examples, mixed, sizes_of
 from alignkit.records import Document
 from alignkit.runs import Run
 from alignkit.trie import TokenSequence, TrieBatch
@@ -29,14 +29,14 @@ from alignkit.trie import TokenSequence, TrieBatch
 
 def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     """Pretrain, and return the folder of the artifact: a plain checkpoint with its tokenizer."""
-    train, validation, sources = load_data(config.data, Document, config.seed)
+    parts, sources = load_parts(config.data, Document, config.seed)
     run.add_data(sources)
     accelerator = make_accelerator(runtime)
     start = config.model
     if start is None:
         folder = run.directory / "initial"
         if run.is_main:
-            create_model(config, train, folder)
+            create_model(config, (document for part in parts for document in part.train), folder)
         accelerator.wait_for_everyone()
         start = ModelOptions(path=str(folder))
     tokenizer = load_tokenizer(start.path)
@@ -46,13 +46,17 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     if new:
         extend_embeddings(policy.model, tokenizer, new)
 
-    def pieces(documents: Sequence[Document], fim_rate: float = 0.0) -> list[list[TokenSequence]]:
-        found = document_sequences(documents, tokenizer, config.data.max_length, fim_rate, config.seed)
+    def pieces(documents: Collection[Document], fim_rate: float = 0.0) -> list[list[TokenSequence]]:
+        found = document_sequences(list(documents), tokenizer, config.data.max_length, fim_rate, config.seed)
         fitted = fit_examples(found, config.data, runtime.token_budget, None, Counter())
         return [example for example in fitted if example is not None]
 
-    examples, held_out = pieces(train, config.fim_rate), pieces(validation)
-    run.log(0, {"data/train": len(examples), "data/validation": len(held_out)})
+    examples, held_out = mixed(
+        config.data,
+        [pieces(part.train, config.fim_rate) for part in parts],
+        [pieces(part.validation) for part in parts],
+    )
+    run.log(0, {**sizes_of(examples, "train"), **sizes_of(held_out, "validation")})
 
     def save(folder: Path) -> None:
         save_model(policy.model, policy.adapted, folder)
@@ -64,7 +68,7 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     return run.model_dir
 
 
-def create_model(config: PretrainConfig, documents: Sequence[Document], folder: Path) -> None:
+def create_model(config: PretrainConfig, documents: Iterable[Document], folder: Path) -> None:
     """Write an untrained checkpoint: the tokenizer, trained on the documents, and weights drawn from the seed."""
     assert config.architecture is not None
     options = config.tokenizer
