@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class Epochs:
                 turn, place = divmod(draw, size)
                 count = min(size - place, end - draw)
                 order = torch.randperm(size, generator=_generator(self.seed, "source", source, turn))
-                taken[filled : filled + count] = order[place : place + count] + first
+                taken[filled : filled + count] = order[place : place + count]
+                taken[filled : filled + count] += first
                 draw, filled = draw + count, filled + count
             first += size
         return taken
@@ -92,3 +94,29 @@ def rows_of(examples: Sequence[Example], token_budget: int, rank: int = 0, ranks
 def seed_of(*parts: object) -> int:
     """A 32-bit number that depends on all parts and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")
+
+
+CHUNK = 1_024
+"""Examples that a validation has in memory at once."""
+
+
+class Chunks(Sequence[list[TrieBatch]]):
+    """This rank's rows of many examples, chunk by chunk; each is packed when it is asked for."""
+
+    def __init__(self, examples: Sequence[Example], size: int, token_budget: int, rank: int, ranks: int) -> None:
+        self._examples, self._size = examples, size
+        self._layout = token_budget, rank, ranks
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._examples) / self._size)
+
+    @overload
+    def __getitem__(self, index: int) -> list[TrieBatch]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[TrieBatch]]: ...
+    def __getitem__(self, index: int | slice) -> list[TrieBatch] | list[list[TrieBatch]]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return rows_of(self._examples[index * self._size : (index + 1) * self._size], *self._layout)

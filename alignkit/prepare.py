@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -11,11 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat import ChatFormat, fit_length
 from alignkit.config import InputError
-from alignkit.data.load import load_parts
+from alignkit.examples import discard_examples, read_examples
 from alignkit.loop import Example, FitResult, make_accelerator
-from alignkit.mixture import Mixture, draws_of
 from alignkit.models import load_policy, load_tokenizer
-from alignkit.options.mixture import MixedDataOptions
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.records import Comparison, Feedback, Record
@@ -87,76 +85,50 @@ def load_examples(
     run: Run,
     seed: int,
     budget: int,
-) -> tuple[Sequence[Example], Sequence[Example], list[R]]:
+) -> tuple[Sequence[Example], Sequence[Example], Sequence[R]]:
     """Training and validation examples within data.max_length, and the validation records that were kept.
 
     What was skipped or cut is logged as data/skipped and data/truncated (rankings whole, turns of a conversation one
     by one), unknown tokens as data/unknown_tokens, what the token contract met as data/unrendered,
     data/unextended_turns, data/thinking_off, data/merged_boundaries and data/control_text. Raises InputError.
     """
-    parts, sources = load_parts(options, kind, seed)
-    run.add_data(sources)
     counts: Counter[str] = Counter()
-    bos = setting.format.tokenizer.bos_token_id
+    format = setting.format
+    bos = format.tokenizer.bos_token_id
 
-    def examples(records: Collection[R]) -> list[tuple[R, list[TokenSequence]]]:
-        fitted = fit_examples(
-            tokenize(list(records)), options, budget, bos, counts, alike=issubclass(kind, Comparison)
-        )
-        return [(record, example) for record, example in zip(records, fitted, strict=True) if example is not None]
+    def make(records: Sequence[R], held_out: bool, first: int) -> Sequence[Example | None]:
+        alike = issubclass(kind, Comparison)
+        examples = fit_examples(tokenize(records), options, budget, bos, counts, alike=alike)
+        if not held_out:
+            _count_unknown(format.tokenizer, [s for example in examples for s in example or ()], counts)
+        return examples
 
-    kept, held_out = ([examples(getattr(part, side)) for part in parts] for side in ("train", "validation"))
-    train, validation = mixed(options, [[e for _, e in part] for part in kept], [[e for _, e in p] for p in held_out])
-    counts += _unknown_tokens(setting.format.tokenizer, [sequence for example in train for sequence in example])
-    counts += _contract_counts(setting.format)
-    run.log(
-        0,
-        {
-            **sizes_of(train, "train"),
-            **sizes_of(validation, "validation"),
-            **{f"data/{k}": n for k, n in counts.items()},
-        },
-    )
-    return train, validation, [record for part in held_out for record, _ in part]
+    tokens = [format.tokenizer.get_vocab(), format.hash]
+    found = read_examples(options, kind, make, (counts, format.counts), run, seed, tokens)
+    _say_unknown(counts)
+    counts += _contract_counts(format)
+    logged = {f"data/{name}": n for name, n in counts.items() if name != "tokens"}
+    run.log(0, {**found.sizes(), **logged})
+    return found.train, found.validation, found.held_out
 
 
-def mixed(
-    options: DataOptions, train: Sequence[Sequence[Example]], validation: Sequence[Sequence[Example]]
-) -> tuple[Sequence[Example], Sequence[Example]]:
-    """The examples of all sources as `options` mixes them. Raises InputError where a source has none to train on."""
-    places = (options.sources if isinstance(options, MixedDataOptions) else None) or []
-    names = [place.name for place in places] or [""]
-    for name, part in zip(names, train, strict=True):
-        if not part:
-            of = f" of {name}" if name else ""
-            raise InputError(f"data: no training record{of} is left; look at data.max_length and data.over_long")
-    if not places:
-        return train[0], validation[0]
-    assert isinstance(options, MixedDataOptions)
-    weights = [place.weight for place in places if place.weight is not None]
-    draws = draws_of(names, [len(part) for part in train], weights or None, options.temperature)
-    return Mixture(names, train, draws, [place.epochs for place in places]), Mixture(names, validation)
-
-
-def sizes_of(examples: Sequence[Example], side: str) -> dict[str, int]:
-    """How many examples there are, as the log names it; of a mixture also by source, and the draws of an epoch."""
-    found = {f"data/{side}": len(examples)}
-    if isinstance(examples, Mixture):
-        found |= {f"data/{side}/{name}": size for name, size in zip(examples.names, examples.sizes, strict=True)}
-        found |= {f"data/draws/{name}": n for name, n in zip(examples.names, examples.draws, strict=False)}
-    return found
-
-
-def _unknown_tokens(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequence]) -> Counter[str]:
-    """How many tokens are the unknown one, said aloud: nothing else shows that the vocabulary lacks a word."""
-    ids = [id for sequence in sequences for id in sequence.ids]
+def _count_unknown(
+    tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequence], counts: Counter[str]
+) -> None:
+    """Count the tokens, and how many of them are the unknown one."""
     others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    count = 0 if tokenizer.unk_token_id in {None, *others} else ids.count(tokenizer.unk_token_id)
-    if count:
+    counts["tokens"] += sum(len(sequence.ids) for sequence in sequences)
+    if tokenizer.unk_token_id not in {None, *others}:
+        counts["unknown_tokens"] += sum(list(sequence.ids).count(tokenizer.unk_token_id) for sequence in sequences)
+
+
+def _say_unknown(counts: Counter[str]) -> None:
+    """Said aloud: nothing else shows that the vocabulary lacks a word."""
+    if counts["unknown_tokens"]:
         logger.warning(
-            f"data: {count:,} of {len(ids):,} tokens are unknown to the model's tokenizer; nothing is learnt of them"
+            f"data: {counts['unknown_tokens']:,} of {counts['tokens']:,} tokens are unknown to the model's tokenizer; "
+            "nothing is learnt of them"
         )
-    return Counter({"unknown_tokens": count} if count else {})
 
 
 def _contract_counts(format: ChatFormat) -> Counter[str]:
@@ -227,4 +199,5 @@ def _with(sequence: TokenSequence, columns: dict[str, float]) -> TokenSequence:
 
 def finish(run: Run, result: FitResult, metrics: dict[str, Any] | None = None) -> None:
     """Mark an offline stage's run done; its own metrics stand first."""
+    discard_examples(run)
     run.finish({**(metrics or {}), **result.metrics}, result.throughput, result.peak_memory_bytes, run.model_dir)

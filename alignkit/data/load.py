@@ -1,10 +1,12 @@
 """A stage's records: read or generated, drawn, and split in two, source by source. Knows neither tokens nor stages."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, compress
 from random import Random
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
+
+import numpy as np
 
 from alignkit.config import InputError, content_hash
 from alignkit.data import world
@@ -12,11 +14,20 @@ from alignkit.data.files import files_of
 from alignkit.data.formats import convert
 from alignkit.data.read import read
 from alignkit.data.split import cut_document, draws_of, held_out
+from alignkit.data.streamed import Chosen, Stream, open_stream
 from alignkit.options.mixture import MixedDataOptions, SourceOptions
 from alignkit.options.shared import DataOptions
 from alignkit.records import Document, Record
 
 R = TypeVar("R", bound=Record)
+C = TypeVar("C", covariant=True)
+
+
+class Records(Protocol[C]):
+    """Some records, held or read anew whenever they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[C]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +36,14 @@ class Part(Generic[R]):
 
     name: str
     """What a mixture calls it; empty where there is but one source."""
-    train: Collection[R]
-    validation: Collection[R]
+    train: Records[R]
+    validation: Records[R]
+
+    def told_apart(self) -> Iterator[tuple[R, bool]]:
+        """Every record, and whether it is held out; each side in its order."""
+        if isinstance(self.validation, Chosen):
+            return self.validation.told_apart()
+        return chain(((one, False) for one in self.train), ((one, True) for one in self.validation))
 
 
 def load_data(options: DataOptions, as_: type[R], seed: int) -> tuple[list[R], list[R], list[dict[str, Any]]]:
@@ -41,41 +58,56 @@ def load_data(options: DataOptions, as_: type[R], seed: int) -> tuple[list[R], l
 
 def load_parts(options: DataOptions, as_: type[R], seed: int) -> tuple[list[Part[R]], list[dict[str, Any]]]:
     """The same source by source: a mixture's records are split together, so that what begins alike in two of its
-    sources falls on one side."""
-    places = options.sources or [] if isinstance(options, MixedDataOptions) else []
-    if places:
-        read = [_read(place, options.on_invalid, as_) for place in places]
-    else:
-        read = [_generated(options, as_, seed) if options.world else _read(options, options.on_invalid, as_)]
+    sources falls on one side. With `stream`, the records are counted and split, and not held."""
+    if isinstance(options, MixedDataOptions) and options.stream:
+        streams = [open_stream(place, as_, options.on_invalid) for place in places_of(options)]
+        return _parts(options, streams, seed), [file for stream in streams for file in stream.files]
+    read = [
+        _generated(options, as_, seed) if options.world else _read(place, options.on_invalid, as_)
+        for place in places_of(options)
+    ]
     if options.rows is not None and options.rows < len(read[0][0]):
         read = [(Random(seed).sample(read[0][0], options.rows), read[0][1])]
-    sides = _split([records for records, _ in read], options.validation, seed)
-    names = [place.name for place in places] or [""]
-    for name, (train, validation) in zip(names, sides, strict=True):
-        if name and not train:
-            raise InputError(
-                f"data.sources: all {len(validation)} records of {name} are held out; lower data.validation, or leave "
-                "this source out"
-            )
-    parts = [Part(name, *side) for name, side in zip(names, sides, strict=True)]
-    return parts, [source for _, sources in read for source in sources]
+    return _parts(options, [records for records, _ in read], seed), [
+        source for _, sources in read for source in sources
+    ]
 
 
-def _split(sources: Sequence[list[R]], share: float, seed: int) -> list[tuple[list[R], list[R]]]:
-    """(train, validation) of each source."""
-    whole = [0 < share < 1 and len(records) == 1 and isinstance(records[0], Document) for records in sources]
-    others = [record for records, cut in zip(sources, whole, strict=True) if not cut for record in records]
-    held = iter(held_out(draws_of(others, seed), share).tolist() if others else [])
-    sides: list[tuple[list[R], list[R]]] = []
-    for records, cut in zip(sources, whole, strict=True):
+def places_of(options: DataOptions) -> Sequence[DataOptions | SourceOptions]:
+    """The sources of a mixture, or the options themselves where there is but one."""
+    return (options.sources if isinstance(options, MixedDataOptions) else None) or [options]
+
+
+def _parts(options: DataOptions, sources: Sequence[list[R] | Stream[R]], seed: int) -> list[Part[R]]:
+    share = options.validation
+    draws = [draws_of(records, seed) if share else np.zeros(sum(1 for _ in records)) for records in sources]
+    counts = [len(each) for each in draws]
+    whole = [
+        0 < share < 1 and count == 1 and isinstance(next(iter(records)), Document)
+        for count, records in zip(counts, sources, strict=True)
+    ]
+    others = [each for each, cut in zip(draws, whole, strict=True) if not cut]
+    held = held_out(others[0] if len(others) == 1 else np.concatenate([*others, np.zeros(0)]), share)
+    del draws, others
+    parts: list[Part[R]] = []
+    for place, records, cut in zip(places_of(options), sources, whole, strict=True):
+        name = place.name if isinstance(place, SourceOptions) else ""
         if cut:
-            head, tail = cut_document(cast(Document, records[0]), share)
-            sides.append(([cast(R, head)], [cast(R, tail)]))
+            head, tail = cut_document(cast(Document, next(iter(records))), share)
+            parts.append(Part(name, [cast(R, head)], [cast(R, tail)]))
             continue
-        out = list(islice(held, len(records)))
-        train = [record for record, is_out in zip(records, out, strict=True) if not is_out]
-        sides.append((train, [record for record, is_out in zip(records, out, strict=True) if is_out]))
-    return sides
+        count = counts[len(parts)]
+        out, held = held[:count], held[count:]
+        if name and out.all():
+            raise InputError(
+                f"data.sources: all {count} records of {name} are held out; lower data.validation, or leave this "
+                "source out"
+            )
+        if isinstance(records, Stream):
+            parts.append(Part(name, Chosen(records, ~out), Chosen(records, out)))
+        else:
+            parts.append(Part(name, list(compress(records, ~out)), list(compress(records, out))))
+    return parts
 
 
 def _generated(options: DataOptions, as_: type[R], seed: int) -> tuple[list[R], list[dict[str, Any]]]:

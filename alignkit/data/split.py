@@ -48,7 +48,7 @@ def held_out(draws: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
     are added. At least one record stays on each side. Raises InputError where that cannot be.
     """
     total = len(draws)
-    if share == 0:
+    if share == 0 or not total:
         return np.zeros(total, np.bool_)
     lowest, highest = draws.min(initial=1.0), draws.max(initial=0.0)
     if lowest >= highest:

@@ -1,7 +1,8 @@
 """Options of data that is mixed from several sources. Knows no stage, no model and no torch."""
 
 import re
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -28,10 +29,11 @@ class SourceOptions(Config):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "name" in values or not isinstance(values.get("path"), str):
-            return values
-        last = values["path"].rstrip("/").rpartition("/")[2].removeprefix("@")
-        return {**values, "name": re.sub(r"[^\w.-]", "_", last.split(".")[0] or last)}
+        given: dict[str, Any] = dict(cast(Any, values)) if isinstance(values, Mapping) else {}
+        if "name" in given or not isinstance(given.get("path"), str):
+            return cast(Any, values)
+        last = str(given["path"]).rstrip("/").rpartition("/")[2].removeprefix("@")
+        return {**given, "name": re.sub(r"[^\w.-]", "_", last.split(".")[0] or last)}
 
 
 class MixedDataOptions(DataOptions):
@@ -41,6 +43,9 @@ class MixedDataOptions(DataOptions):
     """Several sources in place of `path`, each a {path, weight, epochs, name, format, split}."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Without weights, shares are as size^(1/temperature) (Arivazhagan et al. 2019): 1 by size, large all alike."""
+    stream: bool = False
+    """Read records one by one and keep their tokens on the disk, in the run's folder: memory stays flat however many
+    there are. `path` may then also be the name of a data set on a hub."""
 
     @property
     def mixed(self) -> bool:
@@ -49,6 +54,10 @@ class MixedDataOptions(DataOptions):
 
     @model_validator(mode="after")
     def _check_mixture(self) -> Self:
+        if self.stream and self.path is None and self.sources is None:
+            raise ValueError("stream: the built-in generator makes its records in memory; remove stream")
+        if self.stream and self.rows is not None:
+            raise ValueError("stream: all records are read, and rows draws some of them; remove one of the two")
         self.only_with(self.sources is not None, "without `sources`", "temperature")
         if self.sources is None:
             return self

@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from alignkit.config import InputError, content_hash
+from alignkit.data.sources import hub_revision
 from alignkit.lineage import atomic_write, sha256_file
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
-from alignkit.options.mixture import SourceOptions
+from alignkit.options.mixture import MixedDataOptions, SourceOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions
 from alignkit.recipe.hub import revision
@@ -92,6 +93,9 @@ class _Identity:
         path = existing(value) if keys[-1] in PATH_KEYS or is_code else None
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
+        data = vars(self.stage.config).get(keys[0])
+        if isinstance(data, MixedDataOptions) and data.stream and isinstance(group, DataOptions | SourceOptions):
+            return f"revision {hub_revision(value)}" if keys[-1] == "path" else value
         files = ("lexicon", "judge")
         is_file = isinstance(group, DataOptions | SourceOptions | JudgeSource)
         is_file = is_file or (isinstance(group, RewardSource) and group.kind in files)
