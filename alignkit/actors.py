@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from alignkit.batches import Example
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.documents import document_sequences

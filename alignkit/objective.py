@@ -42,8 +42,8 @@ class Objective:
     """batch -> n of every loss term and metric, each in its own unit: tokens, sequences, pairs, rankings …"""
     whole_step: bool = False
     """The loss is no sum over groups (batch statistics): it always sees the readings of the whole step."""
-    reads_owners: bool = False
-    """The readings are [O] each; else, where they are to be told apart by source, [E]."""
+    owner_readings: frozenset[str] = frozenset()
+    """The readings that are [O]; the others are [E]. Asked only where losses are told apart by source."""
 
 
 def keeping(objective: Objective, kept: list[Readings]) -> Objective:

@@ -27,8 +27,11 @@ def by_source(objective: Objective, names: Sequence[str]) -> Objective:
         for name, owners in _sources(batch, names):
             found = dict.fromkeys(named, torch.zeros((), device=batch.weight.device))
             if owners.any():
-                chosen = owners if objective.reads_owners else owners[batch.owner]
-                own = {key: reading[chosen] for key, reading in detached.items()}
+                entries = owners[batch.owner]
+                own = {
+                    key: reading[owners if key in objective.owner_readings else entries]
+                    for key, reading in detached.items()
+                }
                 with torch.no_grad():
                     part = objective.loss(own, restrict(batch, owners))
                 found = part.loss | part.metrics

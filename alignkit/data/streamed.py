@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -61,11 +62,22 @@ class Stream(Generic[R]):
 def open_stream(place: DataOptions | SourceOptions, as_: type[R], on_invalid: Literal["error", "skip"]) -> Stream[R]:
     """The stream of what `place` names, its files hashed. Raises InputError where there is nothing of that name."""
     assert place.path is not None
-    if Path(place.path).exists() or place.path.startswith((".", "/", "~")):
-        files = [{"path": str(file), "sha256": sha256_file(file)} for file in files_of(place.path, place.split)]
+    if Path(place.path).exists():
+        files = [{"path": str(file), "sha256": _sha256(file)} for file in files_of(place.path, place.split)]
     else:
         files = [{"path": place.path, "revision": hub_revision(place.path)}]
     return Stream(place, as_, on_invalid, files)
+
+
+def _sha256(path: Path) -> str:
+    facts = path.stat()
+    return _sha256_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _sha256_of(path: Path, size: int, changed: int) -> str:
+    """Once in a process, as long as neither size nor time of change differs."""
+    return sha256_file(path)
 
 
 @dataclass(frozen=True, slots=True)

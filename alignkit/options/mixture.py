@@ -19,7 +19,7 @@ class SourceOptions(Config):
     """Its share of the examples drawn is its weight by the sum of all. Left out of every source: data.temperature."""
     epochs: float | None = Field(default=None, gt=0.0)
     """The most often that the whole training may draw its examples; more is an error before the first step."""
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(default="", pattern=r"^[\w.-]+$")
     """What its losses are called in the metrics. Left out: the name of the file or folder, without its ending."""
     format: str = "auto"
     """The file's format; "auto" recognises it."""

@@ -95,12 +95,13 @@ class _Identity:
             return f"sha256 {self.contents.of(path)}"
         data = vars(self.stage.config).get(keys[0])
         if isinstance(data, MixedDataOptions) and data.stream and isinstance(group, DataOptions | SourceOptions):
-            return f"revision {hub_revision(value)}" if keys[-1] == "path" else value
+            return f"revision {hub_revision(value, self.stage.mark(*keys))}" if keys[-1] == "path" else value
         files = ("lexicon", "judge")
         is_file = isinstance(group, DataOptions | SourceOptions | JudgeSource)
         is_file = is_file or (isinstance(group, RewardSource) and group.kind in files)
         if (is_file and keys[-1] == "path") or keys[-1] == "guidelines":
-            raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here")
+            more = "; a data set on a hub needs data.stream: true" if isinstance(data, MixedDataOptions) else ""
+            raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here{more}")
         if names_model(group, keys[-1]):
             return f"revision {revision(value, self.stage.mark(*keys))}"
         return value
