@@ -1,7 +1,8 @@
-"""Trains tokenizers on a user's own text: byte-level BPE, words or characters; knows nothing of models or stages.
+"""Trains tokenizers on a stream of texts: BPE, unigram, words or characters; knows nothing of models or stages.
 
 The result is a plain transformers tokenizer: it begins every text with BOS, has EOS and PAD of its own and the two
-marks of ChatML, and `save_pretrained` writes what `AutoTokenizer.from_pretrained` reads.
+marks of ChatML, and `save_pretrained` writes what `AutoTokenizer.from_pretrained` reads. Texts are read once and not
+kept: memory grows with their different words.
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from alignkit.config import InputError
 
-TokenizerKind = Literal["bpe", "word", "character"]
+TokenizerKind = Literal["bpe", "unigram", "word", "character"]
 BOS, EOS, PAD, UNKNOWN = "<|bos|>", "<|eos|>", "<|pad|>", "<|unk|>"
 CHAT = ("<|im_start|>", "<|im_end|>")
 FILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -26,14 +27,20 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer of at most `vocabulary` tokens, special ones included.
 
-    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `word`: one token per word,
+    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `unigram`: a language model of
+    pieces of bytes (Kudo 2018, arXiv:1804.10959), likewise without loss; it may end with fewer tokens, and two
+    trainings differ in the last digits of its scores, as `tokenizers` sums in no fixed order. `word`: one token per word,
     number or mark, the most frequent first, others become the unknown token; spaces are set anew (one between
     words, none before a mark). `character`: one token per character, likewise and without loss. Raises InputError
     where the vocabulary cannot hold what it must.
     """
     special = [BOS, EOS, PAD, *CHAT, *extra_special]
-    if kind == "bpe":
-        tokenizer = _train_bpe(texts, vocabulary, special)
+    twice = [token for token, times in Counter([*special, UNKNOWN]).items() if times > 1]
+    if twice:
+        raise InputError(f"special tokens: every tokenizer has {', '.join(twice)} once; do not name it again")
+    lossless = kind in ("bpe", "unigram")
+    if lossless:
+        tokenizer = _train_on_bytes(texts, vocabulary, special, kind)
     else:
         tokenizer = _count(texts, vocabulary, [*special, UNKNOWN], kind)
     tokenizer.add_special_tokens(special)
@@ -45,22 +52,24 @@ def train_tokenizer(
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
-        unk_token=None if kind == "bpe" else UNKNOWN,
+        unk_token=None if lossless else UNKNOWN,
         additional_special_tokens=[*CHAT, *extra_special],
         clean_up_tokenization_spaces=False,
     )
 
 
-def _train_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
+def _train_on_bytes(texts: Iterable[str], vocabulary: int, special: list[str], kind: TokenizerKind) -> Tokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     _check_size(vocabulary, len(alphabet) + len(special), "the 256 bytes and the special tokens")
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
+    trainer = (trainers.BpeTrainer if kind == "bpe" else trainers.UnigramTrainer)(
         vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    if kind == "unigram" and '",null]' in tokenizer.to_str():
+        raise InputError("tokenizer.kind: unigram has no pieces to choose from in so little text; give more, or bpe")
     return tokenizer
 
 
