@@ -95,10 +95,9 @@ def compare(
     columns = ["tokenizer", "tokens", "bytes/token", "tokens/word", "whole", "unknown", "lossless", "tokens/s"]
     lines = [[name, *_cells(one)] for name, one in zip(tokenizers, found, strict=True)]
     print_table(columns, lines)
-    print(
-        f"On {len(sample):,} texts, {size / 1e6:,.2f} MB, of {on} (seed {seed}). A word is a run of letters and digits;"
-    )
-    print("whole: words in one known token; lossless: texts that decode to what they were.")
+    print(f"On {len(sample):,} texts, {size / 1e6:,.2f} MB, of {on} (seed {seed}).")
+    print("A word is a run of letters and digits. whole: words that are one known token; lossless: texts that decode")
+    print("to what they were.")
 
 
 def _cells(one: Any) -> list[str]:
