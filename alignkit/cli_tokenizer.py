@@ -100,6 +100,73 @@ def compare(
     print("to what they were.")
 
 
+@tokenizer.command()
+def extend(
+    model: Annotated[str, typer.Argument(help="A language model's folder or hub name.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write, which from_pretrained reads.")],
+    tokens: Annotated[
+        list[str] | None, typer.Option(help="A token, or a .txt file with one on each line; repeatable.")
+    ] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="A tokenizer whose tokens are to be added.")] = None,
+    learn: Annotated[str | None, typer.Option(help="A source, as for `train`, to learn new tokens from.")] = None,
+    add: Annotated[int | None, typer.Option(min=1, help="The most tokens to learn.", show_default=False)] = None,
+    special: Annotated[list[str] | None, typer.Option(help="A special token; repeatable.")] = None,
+    chat_template: ChatTemplate = None,
+    pad_to_multiple_of: Annotated[int | None, typer.Option(min=1, help="Round the embeddings' rows up to it.")] = None,
+    as_: As = None,
+    format: Format = "auto",
+    split: Split = None,
+    texts: Texts = None,
+    megabytes: Megabytes = 100.0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Add tokens to a checkpoint, with embeddings made of those of the pieces that they replace."""
+    if (learn is None) != (add is None):
+        raise typer.BadParameter("--learn SOURCE and --add N go together", param_hint="--learn")
+    if not (tokens or from_ or learn or special or chat_template or pad_to_multiple_of):
+        raise typer.BadParameter("give --tokens, --from, --learn, --special or --chat-template", param_hint="extend")
+    vocabularies = import_module("alignkit.vocabulary")
+    streams = import_module("alignkit.data.text_stream")
+    with counting() as tell:
+        stream = _stream(learn, as_, format, split, tell) if learn else None
+        done = vocabularies.extend_checkpoint(
+            model,
+            out,
+            tokens=[one for name in tokens or () for one in _listed(name)],
+            donor=from_,
+            learn=streams.sample_texts(stream, texts, megabytes, seed) if stream else None,
+            add=add or 0,
+            special=special or [],
+            chat_template=chat_template,
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
+    if as_json:
+        print_json({"out": str(out), **vars(done)})
+        return
+    if stream:
+        _say_unread(stream)
+    kinds = [(done.merged, "by merges"), (done.literal, "as they are spelled"), (done.special, "special")]
+    how = ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+    print(f"{done.before:,} → {done.after:,} tokens" + (f" ({how})" if how else "") + f", {done.rows:,} rows: {out}")
+    if from_:
+        print(f"{done.skipped:,} tokens of {from_} are here already, or can be made of no merges here.")
+    if done.tokens_of_texts:
+        before, after = done.tokens_of_texts
+        print(f"The texts of {learn} have {before:,} → {after:,} tokens ({after / before - 1:+.1%}).")
+        if done.merged < (add or 0):
+            print(f"({add:,} were asked for; nothing else stands together twice.)")
+
+
+def _listed(name: str) -> list[str]:
+    if not name.endswith(".txt"):
+        return [name]
+    try:
+        return [line for line in Path(name).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{name}: cannot be read: {error}", param_hint="--tokens") from error
+
+
 def _cells(one: Any) -> list[str]:
     shares = ["" if share is None else f"{share:.2%}" for share in (one.whole_words, one.unknown, one.lossless)]
     return [
