@@ -50,10 +50,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a tokenizer on the texts of a source, read as a stream, or on a sample of them."""
-    vocabularies = import_module("alignkit.data.tokenizer_files")
+    files = import_module("alignkit.data.tokenizer_files")
     with counting() as tell:
         stream = _stream(source, as_, format, split, tell)
-        done = vocabularies.train_to_folder(
+        done = files.train_to_folder(
             stream, out, kind, vocabulary, special or [], chat_template, texts, megabytes, seed
         )
     if as_json:
@@ -126,6 +126,7 @@ def extend(
         raise typer.BadParameter("--learn SOURCE and --add N go together", param_hint="--learn")
     if not (tokens or from_ or learn or special or chat_template or pad_to_multiple_of):
         raise typer.BadParameter("give --tokens, --from, --learn, --special or --chat-template", param_hint="extend")
+    import_module("transformers").utils.logging.disable_progress_bar()
     vocabularies = import_module("alignkit.vocabulary")
     streams = import_module("alignkit.data.text_stream")
     with counting() as tell:

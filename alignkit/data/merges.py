@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 Pair = tuple[str, str]
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_SPACED = pre_tokenizers.Split(Regex(r"▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^▁\p{L}\p{M}\p{N}]+|▁+"), "isolated")
+_SPACED = pre_tokenizers.Split(Regex(r"▁+(?=▁[^▁])|▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^▁\p{L}\p{M}\p{N}]+|▁+"), "isolated")
 """Words where the tokenizer itself has no borders between them, as sentencepiece's have not."""
 
 

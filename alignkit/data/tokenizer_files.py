@@ -54,6 +54,8 @@ def train_to_folder(
         raise InputError(f"--kind: {kind!r} is no kind of tokenizer; give one of {', '.join(kinds)}")
     if kind == "unigram" and most is None and megabytes is None:
         megabytes = UNIGRAM_MEGABYTES
+    if chat_template is not None:  # a template that does not hold is told before the texts are read
+        ChatFormat.load(train_tokenizer(["a"], "bpe", 300 + len(special), special), chat_template)
     with new_folder(out) as folder:
         done = Trained()
         tokenizer = train_tokenizer(
