@@ -75,7 +75,8 @@ def _train_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tok
 
 def _train_unigram(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
     """`tokenizers` takes its first pieces from what stands twice in the list of different words, however often each
-    is said, so no whole word is among them. Here each stands there once more, with an end mark that is then removed.
+    is said, so hardly a whole word is among them. Here the most frequent stand there once more, with an end mark that
+    is then removed.
     """
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
@@ -84,7 +85,7 @@ def _train_unigram(texts: Iterable[str], vocabulary: int, special: list[str]) ->
         for word, count in counts.items():
             for start in range(0, count, _AT_ONCE):
                 yield [word] * min(_AT_ONCE, count - start)
-            yield [word + _END]
+        yield [word + _END for word, _ in counts.most_common(vocabulary)]
 
     trained = Tokenizer(models.Unigram())
     trainer = trainers.UnigramTrainer(

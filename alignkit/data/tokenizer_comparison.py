@@ -60,13 +60,14 @@ def measure(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tokeniz
             ) from error
         seconds += time.perf_counter() - begun
         for text, one in zip(batch, encoded, strict=True):
-            tokens += len(one.ids)
-            unknown += 0 if tokenizer.unk_token_id is None else one.ids.count(tokenizer.unk_token_id)
-            decoded = tokenizer.decode(one.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            ids = one.ids  # each look makes a new list
+            tokens += len(ids)
+            unknown += 0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id)
+            decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             kept += decoded == text
             for held in tokens_of_words(text, one.offsets):
                 words, pieces = words + 1, pieces + len(held)
-                whole += len(held) == 1 and one.ids[held.start] != tokenizer.unk_token_id
+                whole += len(held) == 1 and ids[held.start] != tokenizer.unk_token_id
     return TokenizerFigures(
         vocabulary=len(tokenizer),
         tokens=tokens,
