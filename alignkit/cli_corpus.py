@@ -1,4 +1,4 @@
-"""The commands `alignkit data clean`, `dedup` and `split`: they ask, show and end with a code. They know no step."""
+"""The commands `alignkit data clean`, `dedup`, `split`, `mix`: they ask, show, end with a code. They know no step."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import typer
 
 from alignkit.config import Config, InputError, Node, apply_overrides, build, load_yaml
 from alignkit.display import counting, describe, number, print_json, print_table
-from alignkit.options.corpus import CleanOptions, DedupOptions, SplitOptions
+from alignkit.options.corpus import CleanOptions, DedupOptions, MixOptions, SplitOptions
 
 SHOWN = 12
 """Reasons that the terminal shows; the report has all."""
@@ -56,34 +56,64 @@ def split(
     _run("split", "divide", SplitOptions, source, out, given, as_, format, config, as_json)
 
 
+def mix(
+    out: Out, given: Given = None, as_: As = None, config: File = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Mix records of several sources by their shares, in one seeded order."""
+    chosen, work = _prepare("mix", "mix", MixOptions, given, config)
+    mixed = _guarded(out, lambda tell: work(out, as_, chosen, tell))
+    if mixed is not None and as_json:
+        print_json(mixed.model_dump())
+    elif mixed is not None:
+        names = ["rows", "rejected", "records", "drawn", "left_out"]
+        rows = [[one.name, *(number(getattr(one, name)) for name in names)] for one in mixed.sources]
+        shares = [f"{one.drawn / mixed.records:.2%}" for one in mixed.sources]
+        print_table(["source", *names, "share"], [[*row, share] for row, share in zip(rows, shares, strict=True)])
+        print(f"{mixed.records:,} records: {mixed.out}")
+
+
 def _run(
     command: str, module: str, options: type[Config], source: str, out: Path, given: list[str] | None,
     as_: str | None, format: str, config: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    tree = apply_overrides(load_yaml(config) if config else Node(mark="command line"), given or [])
-    chosen = build(options, tree, "")
+    chosen, work = _prepare(command, module, options, given, config)
+    outcome = _guarded(out, lambda tell: work(source, out, as_, format, chosen, tell))
+    if outcome is not None and as_json:
+        print_json(outcome.model_dump())
+    elif outcome is not None:
+        _show(outcome)
+
+
+def _prepare(
+    command: str, module: str, options: type[Config], given: list[str] | None, config: Path | None
+) -> tuple[Any, Callable[..., Any]]:
+    """The options as given, and the function that does the work."""
+    chosen = build(
+        options, apply_overrides(load_yaml(config) if config else Node(mark="command line"), given or []), ""
+    )
     os.environ["TQDM_DISABLE"] = "1"  # read when datatrove is imported, here and in the workers
     try:
-        work: Callable[..., Any] = vars(import_module(f"alignkit.data.corpus.{module}"))[command]
+        return chosen, vars(import_module(f"alignkit.data.corpus.{module}"))[command]
     except ImportError as error:
         raise InputError(
             f"`alignkit data {command}` needs datatrove: pip install 'alignkit[data]' ({error})"
         ) from error
+
+
+def _guarded(out: Path, work: Callable[[Any], Any]) -> Any:
+    """What the work returns; None, said, where it was only submitted."""
     try:
         with counting("shards") as tell:
-            outcome = work(source, out, as_, format, chosen, tell)
+            done = work(tell)
     except OSError as error:
         typer.echo(
             f"error: {out}: cannot be written: {error.strerror or error}. Make room, or write elsewhere", err=True
         )
         typer.echo("Nothing was written; the same command goes on where it stood.", err=True)
         raise typer.Exit(1) from error
-    if outcome is None:
+    if done is None:
         print(f"Submitted. The last job writes {out} and its report.")
-    elif as_json:
-        print_json(outcome.model_dump())
-    else:
-        _show(outcome)
+    return done
 
 
 def _show(done: Any) -> None:
@@ -135,5 +165,5 @@ def epilog_of(options: type[Config]) -> str:
     return "\n\n".join(["Options (KEY=VALUE):", *lines])
 
 
-COMMANDS = ((clean, CleanOptions), (dedup, DedupOptions), (split, SplitOptions))
+COMMANDS = ((clean, CleanOptions), (dedup, DedupOptions), (split, SplitOptions), (mix, MixOptions))
 """Each command with its options."""

@@ -10,7 +10,7 @@ from alignkit import cli_corpus
 from alignkit.cli_tokenizer import tokenizer
 from alignkit.display import counting, number, print_json, print_table
 
-data = typer.Typer(help="Data: import it, clean it, deduplicate it, split it.", no_args_is_help=True)
+data = typer.Typer(help="Data: import, check, clean, deduplicate, split, mix; tokenizers.", no_args_is_help=True)
 data.add_typer(tokenizer, name="tokenizer")
 
 MOST_FILES, MOST_REASONS = 20, 20
@@ -19,7 +19,7 @@ MOST_FILES, MOST_REASONS = 20, 20
 
 @data.callback()
 def _group() -> None:
-    """Data: import it, clean it, deduplicate it, split it."""
+    """Data: import, check, clean, deduplicate, split, mix; tokenizers."""
 
 
 @data.command(name="import")

@@ -62,9 +62,14 @@ class Mixture(Sequence[Example]):
 
 
 def draws_of(
-    names: Sequence[str], sizes: Sequence[int], weights: Sequence[float] | None, temperature: float
+    names: Sequence[str],
+    sizes: Sequence[int],
+    weights: Sequence[float] | None,
+    temperature: float,
+    total: int | None = None,
 ) -> list[int]:
-    """How many examples an epoch takes of each source: shares of as many as there are in all, by largest remainders.
+    """How many examples are drawn of each source: shares of `total`, by largest remainders; left out, of an epoch,
+    which draws as many as there are in all.
 
     Shares are the weights by their sum, or, without weights, p_s ∝ n_s^(1/T) (Arivazhagan et al. 2019,
     https://arxiv.org/abs/1907.05019; mT5's α is 1/T, https://arxiv.org/abs/2010.11934). Raises InputError for a
@@ -73,7 +78,7 @@ def draws_of(
     if weights is None:
         largest = math.log(max(sizes))
         weights = [math.exp((math.log(size) - largest) / temperature) for size in sizes]
-    total = sum(sizes)
+    total = sum(sizes) if total is None else total
     exact = [total * weight / math.fsum(weights) for weight in weights]
     draws = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(sizes)), key=lambda source: draws[source] - exact[source])
@@ -82,7 +87,7 @@ def draws_of(
     for name, share, count in zip(names, exact, draws, strict=True):
         if not count:
             raise InputError(
-                f"data.sources: the share of {name} is {share:.2g} of the {total:,} examples of an epoch, less than "
+                f"data.sources: the share of {name} is {share:.2g} of the {total:,} examples to draw, less than "
                 "one; raise its weight, or leave it out"
             )
     return draws

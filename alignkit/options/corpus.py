@@ -1,10 +1,11 @@
-"""Options of `alignkit data clean`, `dedup` and `split`. Knows no file and no tool that does the work."""
+"""Options of `alignkit data clean`, `dedup`, `split` and `mix`. Knows no file and no tool that does the work."""
 
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
+from alignkit.options.mixture import SourceOptions, check_sources
 
 QualityRules = Literal["gopher", "gopher_repetition", "c4", "fineweb"]
 
@@ -129,4 +130,25 @@ class SplitOptions(Config):
             raise ValueError(f"`parts` must be above 0 and sum to 1, and sum to {sum(self.parts.values()):g}")
         if bad := [name for name in self.parts if not name.replace("-", "").replace("_", "").isalnum()]:
             raise ValueError(f"`parts`: {bad[0]!r} becomes a file's name; use letters, digits, - and _")
+        return self
+
+
+class MixOptions(Config):
+    """What `alignkit data mix` writes: records of several sources by their shares, in one seeded order."""
+
+    sources: list[SourceOptions] = Field(min_length=1)
+    """Each a {path, weight, epochs, name, format, split}. `epochs`: how often each of its records may come at most."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Without weights, shares are as size^(1/temperature): 1 by size, large all alike."""
+    records: int | None = Field(default=None, ge=1)
+    """Records to write. Left out: as many as the sources hold."""
+    seed: int = 0
+    """Draws which records come once more than others, and the order."""
+    work: WorkOptions = WorkOptions()
+    """Where it runs."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        check_sources(self.sources)
+        self.only_with(self.sources[0].weight is None, "where sources have weights", "temperature")
         return self

@@ -1,7 +1,7 @@
 """Options of data that is mixed from several sources. Knows no stage, no model and no torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 from pydantic import Field, model_validator
@@ -36,6 +36,22 @@ class SourceOptions(Config):
         return {**given, "name": re.sub(r"[^\w.-]", "_", last.split(".")[0] or last)}
 
 
+def check_sources(sources: Sequence[SourceOptions]) -> None:
+    """Raises ValueError where one stands twice, two have one name, or only some have weights."""
+    names = [source.name for source in sources]
+    places = [(source.path, source.split) for source in sources]
+    twice = [name for name in names if names.count(name) > 1]
+    if len(set(places)) < len(places):
+        path = next(path for path, split in places if places.count((path, split)) > 1)
+        raise ValueError(f"sources: {path} stands there twice; give it once, with a higher weight")
+    if twice:
+        raise ValueError(f"sources: two are called {twice[0]!r}; give each a `name` of its own")
+    weighted = [source.weight is not None for source in sources]
+    if any(weighted) and not all(weighted):
+        missing = names[weighted.index(False)]
+        raise ValueError(f"sources: {missing} has no weight, and others have; give all a weight, or none")
+
+
 class MixedDataOptions(DataOptions):
     """Where the records of a training come from: one source, or a mixture of several."""
 
@@ -68,17 +84,6 @@ class MixedDataOptions(DataOptions):
                 raise ValueError(
                     f"{name} is for one `path`; " + ("remove it" if name == "rows" else "give it per source")
                 )
-        names = [source.name for source in self.sources]
-        places = [(source.path, source.split) for source in self.sources]
-        twice = [name for name in names if names.count(name) > 1]
-        if len(set(places)) < len(places):
-            path = next(path for path, split in places if places.count((path, split)) > 1)
-            raise ValueError(f"sources: {path} stands there twice; give it once, with a higher weight")
-        if twice:
-            raise ValueError(f"sources: two are called {twice[0]!r}; give each a `name` of its own")
-        weighted = [source.weight is not None for source in self.sources]
-        if any(weighted) and not all(weighted):
-            missing = names[weighted.index(False)]
-            raise ValueError(f"sources: {missing} has no weight, and others have; give all a weight, or none")
-        self.only_with(not any(weighted), "where sources have weights", "temperature")
+        check_sources(self.sources)
+        self.only_with(self.sources[0].weight is None, "where sources have weights", "temperature")
         return self

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,10 @@ def run_job(
         sweep(path)
     if as_ is not None and as_ not in KINDS:
         raise InputError(f"--as {as_}: give one of {', '.join(KINDS)}")
-    folder = out.parent / f".{out.name}.work"
     given = options.model_dump(mode="json", exclude={"work"})
     decides = {name: value for name, value in given.items() if name != "most_removed"}
-    inputs = {path: _state(path) for path in (source, *beside)}
-    key = content_hash([command, inputs, as_, format, decides, work.shard_megabytes, [*map(str, parts.values())]])
-    _open(folder, key)
+    files = [*map(str, parts.values())]
+    folder = work_folder(out, (source, *beside), [command, as_, format, decides, work.shard_megabytes, files])
     try:
         shards = make_shards(source, folder, as_ or kind_at(source), format, work.shard_megabytes, tell)
         stages, ending = plan(shards, folder)
@@ -78,19 +76,23 @@ def run_job(
     return outcome
 
 
+def work_folder(out: Path, sources: Sequence[str], decides: Any) -> Path:
+    """The folder beside `out` in which a job works: a killed start's where sources and options are the same, else new.
+
+    `key.json` in it holds what tells one job from another, and was written when the job first began.
+    """
+    folder = out.parent / f".{out.name}.work"
+    mark, key = folder / "key.json", content_hash([decides, {path: _state(path) for path in sources}])
+    if not mark.is_file() or json.loads(mark.read_text()) != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        atomic_write(mark, json.dumps(key))
+    return folder
+
+
 def _state(path: str) -> Any:
     """What tells one content of a source from another: names, sizes and times of its files."""
     if not Path(path).exists():
         return None
     files = [Path(one.name) for one in sources_of(path, None, None)[0]]
     return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
-
-
-def _open(folder: Path, key: str) -> None:
-    """The work folder of this job: an earlier start's where it has the same key, else a new one."""
-    mark = folder / "key.json"
-    if mark.is_file() and json.loads(mark.read_text()) == key:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    atomic_write(mark, json.dumps(key))

@@ -34,7 +34,9 @@ class Shards:
         return len(self.records)
 
 
-def make_shards(source: str, work: Path, as_: str, format: str, megabytes: int, tell: Tell) -> Shards:
+def make_shards(
+    source: str, work: Path, as_: str, format: str, megabytes: int, tell: Tell, split: str | None = None
+) -> Shards:
     """Write the records of every row of a source into `work`/shards, the faulty rows into `work`/rejects.jsonl.
 
     Shards that an earlier start has finished are taken as they are. Raises InputError where no row holds a record.
@@ -49,7 +51,7 @@ def make_shards(source: str, work: Path, as_: str, format: str, megabytes: int, 
         rejects = files.enter_context((work / "rejects.jsonl").open("w", encoding="utf-8"))
         taker = Taker(KINDS[as_], format, rejects)
         shard: TextIO | None = None
-        for from_, line, lines in taker.taken(sources_of(source, None, None)[0], tell):
+        for from_, line, lines in taker.taken(sources_of(source, split, None)[0], tell):
             for record in lines:
                 if shard is None or shard.tell() >= megabytes << 20:
                     if shard is not None:

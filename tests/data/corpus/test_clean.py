@@ -117,7 +117,7 @@ def test_languages_are_kept_by_a_model_at_hand(tmp_path: Path) -> None:
     english, german = "the man and the dog {} are in the house", "der mann und der hund {} sind im haus"
     lines = [f"__label__en {english.format(n)}\n__label__de {german.format(n)}\n" for n in range(50)]
     (tmp_path / "train.txt").write_text("".join(lines))
-    model = fasttext.train_supervised(str(tmp_path / "train.txt"), dim=8, lr=0.5, epoch=20, thread=1, verbose=0)
+    model = fasttext.train_supervised(str(tmp_path / "train.txt"), wordNgrams=2, dim=8, epoch=60, thread=1, verbose=0)
     model.save_model(str(tmp_path / "two.bin"))
     rows = [{"text": "the dog and the man are there"}, {"text": "der hund und der mann sind da"}]
     language = {"model": str(tmp_path / "two.bin"), "keep": ["de"]}
