@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alignkit.cli_check import check
 from alignkit.display import counting, number, print_json, print_table
 
 data = typer.Typer(help="Data: published rows into records.", no_args_is_help=True)
@@ -17,6 +18,9 @@ MOST_FILES, MOST_REASONS = 20, 20
 @data.callback()
 def _group() -> None:
     """Data: published rows into records."""
+
+
+data.command()(check)
 
 
 @data.command(name="import")
