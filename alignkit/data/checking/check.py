@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from alignkit.config import InputError
 from alignkit.data.account import FileCount, total_of
 from alignkit.data.checking.answers import Answers
+from alignkit.data.checking.artefacts import Artefacts
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, Sample, by_severity, fine, of, shown
 from alignkit.data.checking.items import Item, item_of, items_of
+from alignkit.data.checking.judgments import Judgments
 from alignkit.data.checking.labels import LabelBalance, LengthBias, PairOrder
 from alignkit.data.checking.lengths import Distribution, Lengths
 from alignkit.data.checking.mending import REJECTED, filled
@@ -49,7 +51,7 @@ def check_data(
     as_ = kind_at(source, split) if as_ is None else as_
     kind = KINDS[as_]
     lengths = Lengths()
-    measures = [lengths, Answers(), Repeats(), LabelBalance(), PairOrder(), LengthBias()]
+    measures = [lengths, Answers(), Repeats(), Judgments(), LabelBalance(), PairOrder(), LengthBias(), Artefacts()]
     counts: dict[str, FileCount] = {}
     rejects: list[Sample] = []
     rows = records = 0

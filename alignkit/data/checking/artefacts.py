@@ -1,0 +1,182 @@
+"""Looks of a response that alone tell its label: tiny predictors, tested on what they were not fitted to.
+
+One look at a time is counted on one half of the data, where halves are made of whole prompts, and predicts the other.
+A value scores log((better + 1)/(worse + 1)); that of a pair with the higher score is taken for the better one, equal
+scores count one half. Knows neither prompts nor what responses mean.
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignkit.data.checking.features import STYLES, WORDS, beginnings, styles
+from alignkit.data.checking.finding import Finding, fine, percent
+from alignkit.data.checking.items import Item, fingerprint
+from alignkit.data.checking.labels import interval
+from alignkit.data.checking.mending import ARTEFACT
+from alignkit.data.split import beginning
+from alignkit.evaluation.statistics import Estimate, wilson
+from alignkit.records import Comparison, Feedback
+
+MOST_VALUES = 2**16 - 1
+"""Values of one look that are told apart; those met later count as one."""
+LEAST = 40
+"""Pairs, or responses of each label, from which on something is said."""
+MOST_TOLD = 5
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One feature as the data holds it."""
+
+    name: str
+    better: Ids
+    """[N] its value in each better (or good) response."""
+    worse: Ids
+    """[M] in each worse (or bad) one; of comparisons M = N, pair by pair."""
+    values: list[str]
+    """What the numbers stand for."""
+
+
+class _Values:
+    """Numbers for texts, in the order they are met."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {"(others)": 0}
+
+    def number(self, text: str) -> int:
+        if text not in self._numbers and len(self._numbers) < MOST_VALUES:
+            self._numbers[text] = len(self._numbers)
+        return self._numbers.get(text, 0)
+
+    def texts(self) -> list[str]:
+        return list(self._numbers)
+
+
+class _Side:
+    """The looks of the better (good) or of the worse (bad) responses: 6 bytes each."""
+
+    def __init__(self) -> None:
+        self.words = tuple(array("H") for _ in WORDS)
+        self.styles, self.half = array("B"), array("B")
+
+
+class Artefacts:
+    """12 bytes a pair, 6 a response, and the first 65,535 beginnings. Of a ranking its best and its worst count."""
+
+    def __init__(self) -> None:
+        self._values = tuple(_Values() for _ in WORDS)
+        self._better, self._worse = _Side(), _Side()
+        self._paired = False
+
+    def add(self, item: Item) -> None:
+        record = item.record
+        if isinstance(record, Comparison):
+            self._paired = True
+            ranks = record.ranks
+            self._take(item, self._better, item.answers[ranks.index(min(ranks))])
+            self._take(item, self._worse, item.answers[ranks.index(max(ranks))])
+        elif isinstance(record, Feedback):
+            self._take(item, self._better if record.label else self._worse, item.answers[0])
+
+    def _take(self, item: Item, side: _Side, text: str) -> None:
+        for values, numbers, word in zip(self._values, side.words, beginnings(text), strict=True):
+            numbers.append(values.number(word))
+        side.styles.append(styles(text))
+        side.half.append(fingerprint(beginning(item.record)) & 1)
+
+    def findings(self) -> list[Finding]:
+        least = min(len(self._better.half), len(self._worse.half))
+        if not (len(self._better.half) or len(self._worse.half)):
+            return []
+        if least < LEAST:
+            what = "pairs" if self._paired else "responses of one label"
+            return [fine("artefacts", f"{least:,} {what} are too few to look for artefacts in")]
+        return [self._finding(look) for look in self._looks()]
+
+    def _looks(self) -> list[Look]:
+        sides = (self._better, self._worse)
+        words = zip(WORDS, *(side.words for side in sides), self._values, strict=True)
+        looks = [Look(name, _ids(a), _ids(b), values.texts()) for name, a, b, values in words]
+        bits = [_ids(side.styles) for side in sides]
+        for bit, name in enumerate(STYLES):
+            looks.append(Look(name, bits[0] >> bit & 1, bits[1] >> bit & 1, ["absent", "present"]))
+        return looks
+
+    def _finding(self, look: Look) -> Finding:
+        halves = _ids(self._better.half), _ids(self._worse.half)
+        estimate = paired_accuracy(look, halves[0]) if self._paired else balanced_accuracy(look, *halves)
+        assert estimate.low is not None and estimate.high is not None
+        name = "artefact_" + look.name.replace(" ", "_")
+        told = telling(look)
+        numbers = {"accuracy": estimate.value, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
+        numbers |= {"values": [{"value": value, "better": a, "worse": b} for value, a, b in told]}
+        sides = ("better", "worse") if self._paired else ("good", "bad")
+        measured = f"{look.name}: alone predicts {percent(estimate.value)} of held-out labels, {interval(estimate)}"
+        if estimate.low <= 0.5:
+            return fine(name, measured, **numbers)
+        measured += "; " + ", ".join(f"{value!r} {a:,} {sides[0]} / {b:,} {sides[1]}" for value, a, b in told)
+        effect = (
+            "A reward model can score by it without reading, and a policy then shows or avoids it for its own sake."
+        )
+        severity = "warning" if estimate.low > 0.55 else "note"
+        return Finding(name, severity, measured, effect, ARTEFACT, numbers)
+
+
+def paired_accuracy(look: Look, half: Ids) -> Estimate:
+    """Share of pairs [N] whose better response a predictor fitted to the other half (0 or 1) [N] tells, with Wilson's
+    interval."""
+    right = 0.0
+    for fold in (0, 1):
+        test = half == fold
+        scores = _scores(look, ~test, ~test)
+        right += float((np.sign(scores[look.better[test]] - scores[look.worse[test]]) + 1).sum() / 2)
+    return wilson(right, len(half))
+
+
+def balanced_accuracy(look: Look, better_half: Ids, worse_half: Ids) -> Estimate:
+    """Mean of the shares of good and of bad responses that are told from the other half's counts: 1/2 is chance.
+
+    The interval joins the two Wilson intervals (Newcombe 1998, method 10, https://doi.org/10.1002/(SICI)1097-0258
+    (19980430)17:8<873::AID-SIM779>3.0.CO;2-I).
+    """
+    right = [0.0, 0.0]
+    for fold in (0, 1):
+        tests = better_half == fold, worse_half == fold
+        scores = _scores(look, ~tests[0], ~tests[1])
+        for side, (values, test, sign) in enumerate(((look.better, tests[0], 1), (look.worse, tests[1], -1))):
+            right[side] += float((np.sign(sign * scores[values[test]]) + 1).sum() / 2)
+    good, bad = wilson(right[0], len(look.better)), wilson(right[1], len(look.worse))
+    assert good.low is not None and good.high is not None and bad.low is not None and bad.high is not None
+    value = (good.value + bad.value) / 2
+    below = np.hypot(good.value - good.low, bad.value - bad.low) / 2
+    above = np.hypot(good.high - good.value, bad.high - bad.value) / 2
+    return Estimate(value, float(value - below), float(value + above))
+
+
+def telling(look: Look) -> list[tuple[str, int, int]]:
+    """(value, better, worse) of the values whose two shares differ most, in standard errors."""
+    size = len(look.values)
+    better, worse = np.bincount(look.better, minlength=size), np.bincount(look.worse, minlength=size)
+    ratio = len(look.better) / max(1, len(look.worse))
+    surprise = np.abs(better - ratio * worse) / np.sqrt(better + ratio**2 * worse + 1)
+    best = np.argsort(-surprise, kind="stable")[: MOST_TOLD if size > 2 else 1]
+    if size == 2:
+        best = np.array([1])
+    return [(look.values[n], int(better[n]), int(worse[n])) for n in best if surprise[n] > 1 or size == 2]
+
+
+def _scores(look: Look, better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[V] the score of every value, counted on these responses; 0 is what the labels alone would give."""
+    size = len(look.values)
+    a = np.bincount(look.better[better], minlength=size)
+    b = np.bincount(look.worse[worse], minlength=size)
+    return np.log(a + 1.0) - np.log(b + 1.0) - (np.log(a.sum() + 1.0) - np.log(b.sum() + 1.0))
+
+
+def _ids(numbers: Sequence[int]) -> Ids:
+    return np.asarray(numbers, dtype=np.int64)
