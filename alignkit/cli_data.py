@@ -1,4 +1,4 @@
-"""The command `alignkit data`: import. It asks, shows and ends with a code; it does not know how data is read."""
+"""The command `alignkit data`, with import its own. It asks, shows and ends with a code; knows not how data is read."""
 
 from importlib import import_module
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit.cli_check import check
+from alignkit import cli_check, cli_corpus
 from alignkit.display import counting, number, print_json, print_table
 
-data = typer.Typer(help="Data: published rows into records.", no_args_is_help=True)
+data = typer.Typer(help="Data: import it, clean it, deduplicate it, split it.", no_args_is_help=True)
 
 MOST_FILES, MOST_REASONS = 20, 20
 """Lines of the tables in a terminal; `--json` has all."""
@@ -17,10 +17,7 @@ MOST_FILES, MOST_REASONS = 20, 20
 
 @data.callback()
 def _group() -> None:
-    """Data: published rows into records."""
-
-
-data.command()(check)
+    """Data: import it, clean it, deduplicate it, split it."""
 
 
 @data.command(name="import")
@@ -84,3 +81,7 @@ def _show(done: Any) -> None:
         names = ", ".join(done.ignored[:5]) + (", …" if len(done.ignored) > 5 else "")
         print(f"Not read, by their names no data: {names}")
     print(f"{total.records:,} records: {done.out}")
+
+
+for _command in (cli_check.check, cli_corpus.clean, cli_corpus.dedup, cli_corpus.split):
+    data.command()(_command)

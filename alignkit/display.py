@@ -42,10 +42,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 @contextmanager
-def counting() -> Iterator[Callable[[str, int], None]]:
+def counting(unit: str = "rows") -> Iterator[Callable[[str, int], None]]:
     """(what, count): called now and then where the end is not known; a live line in a terminal, else nothing."""
     with Console(stderr=True, highlight=False, markup=False, emoji=False).status("reading") as line:
-        yield lambda what, count: line.update(f"{what}: {count:,} rows")
+        yield lambda what, count: line.update(f"{what}: {count:,} {unit}")
 
 
 def number(value: Any, figures: int = 4) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [  # the first that matches; whatever else lies in alignkit/ is machinery, layer 2
-    (4, r"recipes\.|alignkit\.(cli|cli_[a-z]+|launch|__main__)$"),
+    (4, r"recipes\.|alignkit\.(cli(_[a-z]+)?|launch|__main__)$"),
     (3, r"alignkit\.(stages|recipe|serve|report)(\.|$)"),
     (1, r"reward_models"),
     (0, r"alignkit\.(records|schemas|config|marks|names|losses|preferences|rl|trie|packing|options)(\.|$)"),

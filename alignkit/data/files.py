@@ -22,6 +22,8 @@ BESIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state
 """What `datasets` writes beside its data."""
 REJECTS = ".rejects.jsonl"
 """How the file ends that lists what an import rejected."""
+ACCOUNTS = (REJECTS, ".removed.jsonl", ".report.json")
+"""How files end that tell what became of rows: they are no data."""
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
@@ -101,6 +103,6 @@ def _is_data(name: Path, split: str | None) -> bool:
     layout, compression = _kind(name)
     hidden = any(part.startswith(".") for part in name.parts)
     lower = name.name.lower()
-    about = lower.startswith(ABOUT) if layout in (".txt", ".md") else lower in BESIDE or lower.endswith(REJECTS)
+    about = lower.startswith(ABOUT) if layout in (".txt", ".md") else lower in BESIDE or lower.endswith(ACCOUNTS)
     wanted = split is None or any(part.startswith(split) for part in name.parts)
     return (layout in LAYOUTS or (layout in TABLES and not compression)) and wanted and not hidden and not about

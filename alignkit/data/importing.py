@@ -63,7 +63,7 @@ def import_data(
     A row that cannot be read is listed beside it, in <out>.rejects.jsonl; with `strict` it is an error. Both files
     appear at the end or not at all. Raises InputError, also where no row can be read; OSError where it cannot write.
     """
-    rejects = _check(source, out)
+    rejects = check_out(source, out)
     reader = RowReader(KINDS[as_], format)
     sources, ignored = sources_of(source, split, config)
     for path in (out, rejects):
@@ -137,7 +137,8 @@ def rejects_of(out: Path) -> Path:
     return out.with_name(out.name.removesuffix(".jsonl") + REJECTS)
 
 
-def _check(source: str, out: Path) -> Path:
+def check_out(source: str, out: Path) -> Path:
+    """The file of rejects that belongs to `out`. Raises InputError where `out` may not be written."""
     if out.suffix != ".jsonl" or out.name.endswith(REJECTS):
         raise InputError(f"{out}: the records become JSON lines; give a file that ends in .jsonl, not in {REJECTS}")
     if out.is_dir():

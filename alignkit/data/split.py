@@ -32,7 +32,7 @@ def hold_out(records: Sequence[R], share: float, seed: int) -> tuple[list[R], li
     """
     if share == 0:
         return list(records), []
-    draws = [_draw(beginning(record), seed) for record in records]
+    draws = [draw(beginning(record), seed) for record in records]
     order = sorted(set(draws))
     if len(order) < 2:
         raise InputError(
@@ -48,7 +48,7 @@ def hold_out(records: Sequence[R], share: float, seed: int) -> tuple[list[R], li
     return train, [record for record, draw in zip(records, draws, strict=True) if draw <= below]
 
 
-def _draw(text: str, seed: int) -> float:
+def draw(text: str, seed: int) -> float:
     """A number in [0, 1) that depends on the text and the seed alone."""
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

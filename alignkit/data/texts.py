@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from alignkit.records import Document, Messages, Record
+from alignkit.records import Messages, Record
 
 R = TypeVar("R", bound=Record)
 NAMES = frozenset({"id", "role", "name", "tool_call_id", "source", "tools", "weight", "label", "ranks", "margins"})
@@ -12,7 +12,12 @@ NAMES = frozenset({"id", "role", "name", "tool_call_id", "source", "tools", "wei
 
 def texts_of(record: Record) -> list[str]:
     """Every text that a model would read: of the turns their content, reasoning and the arguments of tool calls."""
-    return [record.text] if isinstance(record, Document) else list(_strings(record.model_dump(exclude={"columns"})))
+    return texts_in(record.model_dump())
+
+
+def texts_in(row: dict[str, Any]) -> list[str]:
+    """The texts of a record as the mapping that its line holds."""
+    return list(_strings({name: value for name, value in row.items() if name != "columns"}))
 
 
 def text_of(record: Record) -> str:
@@ -25,7 +30,7 @@ def map_texts(record: R, change: Callable[[str], str]) -> R:
 
     Raises pydantic's ValidationError where what is left is no such record, as an empty prompt is not.
     """
-    return type(record).model_validate(_mapped(record.model_dump(), change))
+    return type(record).model_validate(mapped(record.model_dump(), change))
 
 
 def conversations_of(record: Record) -> list[Messages]:
@@ -49,11 +54,12 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same with every text replaced, at any depth."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {key: item if key in NAMES else _mapped(item, change) for key, item in value.items()}
+        return {key: item if key in NAMES else mapped(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_mapped(item, change) for item in value]
+        return [mapped(item, change) for item in value]
     return value

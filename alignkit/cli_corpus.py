@@ -1,0 +1,123 @@
+"""The commands `alignkit data clean`, `dedup` and `split`: they ask, show and end with a code. They know no step."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignkit.config import Config, InputError, Node, apply_overrides, build, load_yaml
+from alignkit.display import counting, number, print_json, print_table
+from alignkit.options.corpus import CleanOptions, DedupOptions, SplitOptions
+
+SHOWN = 12
+"""Reasons that the terminal shows; the report has all."""
+WIDTH = 88
+"""Characters of a sample in the terminal."""
+
+Source = Annotated[str, typer.Argument(help="A file, a folder of files, or the name of a data set on a hub.")]
+Out = Annotated[Path, typer.Argument(help="The JSONL file to write.")]
+Given = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, listed below.")]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", help="demonstrations, comparisons, prompts, corpus or feedback; left out, the first row tells."
+    ),
+]
+Format = Annotated[str, typer.Option(help="The form of the rows; auto recognises it row by row.")]
+File = Annotated[Path | None, typer.Option("--config", help="A YAML file of the options.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
+def clean(
+    source: Source, out: Out, given: Given = None, as_: As = None, format: Format = "auto", config: File = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Clean records: HTML, Unicode, personal data, languages, rules for web text. What goes is listed with reasons."""
+    _run("clean", "clean", CleanOptions, source, out, given, as_, format, config, as_json)
+
+
+def dedup(
+    source: Source, out: Out, given: Given = None, as_: As = None, format: Format = "auto", config: File = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Remove equal records, near duplicates, and what overlaps with evaluation data."""
+    _run("dedup", "dedup", DedupOptions, source, out, given, as_, format, config, as_json)
+
+
+def split(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help="The folder to write <part>.jsonl in.")],
+    given: Given = None, as_: As = None, format: Format = "auto", config: File = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Divide records into train, validation and test; a prompt is never on two sides."""
+    _run("split", "divide", SplitOptions, source, out, given, as_, format, config, as_json)
+
+
+def _run(
+    command: str, module: str, options: type[Config], source: str, out: Path, given: list[str] | None,
+    as_: str | None, format: str, config: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    tree = apply_overrides(load_yaml(config) if config else Node(mark="command line"), given or [])
+    chosen = build(options, tree, "")
+    try:
+        work: Callable[..., Any] = vars(import_module(f"alignkit.data.corpus.{module}"))[command]
+    except ImportError as error:
+        raise InputError(
+            f"`alignkit data {command}` needs datatrove: pip install 'alignkit[data]' ({error})"
+        ) from error
+    try:
+        with counting("shards") as tell:
+            outcome = work(source, out, as_, format, chosen, tell)
+    except OSError as error:
+        typer.echo(
+            f"error: {out}: cannot be written: {error.strerror or error}. Make room, or write elsewhere", err=True
+        )
+        typer.echo("Nothing was written; the same command goes on where it stood.", err=True)
+        raise typer.Exit(1) from error
+    if outcome is None:
+        print(f"Submitted. The last job writes {out} and its report.")
+    elif as_json:
+        print_json(outcome.model_dump())
+    else:
+        _show(outcome)
+
+
+def _show(done: Any) -> None:
+    speed = done.bytes / 1e6 / max(done.seconds, 1e-9)
+    print(f"{done.source}: {done.rows:,} rows ({done.as_}), {done.seconds:,.0f} s, {speed:.1f} MB/s")
+    names = ["rows", "rejected", "records", "removed", "kept"]
+    print_table(names, [[number(getattr(done, name)) for name in names]])
+    counted = [
+        ("changed by", done.changed),
+        ("masked", done.masked),
+        ("records", done.parts if len(done.parts) > 1 else {}),
+    ]
+    for title, counts in counted:
+        if counts:
+            print()
+            print_table(
+                [title, ""], [[name, number(count)] for name, count in sorted(counts.items(), key=lambda one: -one[1])]
+            )
+    if done.tags:
+        print()
+        rows = [[tag.step, tag.reason, number(tag.records), f"{tag.records / done.records:.2%}"] for tag in done.tags]
+        print_table(["removed by", "reason", "records", "share"], rows[:SHOWN])
+        for tag in done.tags[:SHOWN]:
+            _sample(tag)
+        print(f"All of them, with their reasons: {done.removed_file}")
+    if done.rejects_file:
+        print(f"Rows that hold no record: {done.rejects_file}")
+    print(f"{done.kept:,} records: {', '.join(done.parts)}")
+
+
+def _sample(tag: Any) -> None:
+    for sample in tag.samples[:1]:
+        print(
+            f"\n{tag.step}, {tag.reason}: {sample['file']}:{sample['line']}"
+            + (f" ({sample['found']})" if sample["found"] else "")
+        )
+        print(f"  {sample['text'][:WIDTH]}")
+        if "like" in sample:
+            print(f"  kept: {sample['like'][:WIDTH]}")

@@ -1,0 +1,1 @@
+"""Corpus-scale steps on datatrove (extra `data`): clean, deduplicate, decontaminate, split."""

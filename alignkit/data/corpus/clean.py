@@ -1,0 +1,120 @@
+"""`alignkit data clean`: HTML, Unicode, personal data, language, rules for web text. Does not know how it is run."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+    LanguageFilter,
+)
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.formatters import FTFYFormatter
+from datatrove.utils.lid import FastTextLID
+
+from alignkit.config import InputError
+from alignkit.data.corpus.execute import Stage
+from alignkit.data.corpus.gather import Outcome
+from alignkit.data.corpus.jobs import Ending, run_job
+from alignkit.data.corpus.rows import ShardReader
+from alignkit.data.corpus.shards import Shards
+from alignkit.data.corpus.steps import Change, Judge, Mask, Page, Part
+from alignkit.data.importing import KINDS, Tell
+from alignkit.data.personal import KINDS as PERSONAL
+from alignkit.options.corpus import CleanOptions, LanguageOptions
+
+RULES: dict[str, type[BaseFilter]] = {
+    "gopher": GopherQualityFilter,
+    "gopher_repetition": GopherRepetitionFilter,
+    "c4": C4QualityFilter,
+    "fineweb": FineWebQualityFilter,
+}
+"""datatrove's filters by the names of `quality`."""
+
+
+def clean(source: str, out: Path, as_: str | None, format: str, options: CleanOptions, tell: Tell) -> Outcome | None:
+    """Clean a source's records into `out`; what is removed stands in <out>.removed.jsonl with its reasons.
+
+    Returns the account; None where the work was only submitted to Slurm. Raises InputError.
+    """
+    judges = [*_language(options.language), *(Judge(name, _rules(name, options)) for name in options.quality)]
+
+    def plan(shards: Shards, folder: Path) -> tuple[list[Stage], Ending]:
+        kept, removed = folder / "kept", folder / "removed"
+        steps = [
+            ShardReader(shards.folder),
+            *_changes(options, shards.as_),
+            *judges,
+            Part(kept, removed, KINDS[shards.as_]),
+        ]
+        return [Stage("clean", shards.count, steps)], Ending({"kept": kept}, [removed])
+
+    work, most = options.work, options.most_removed
+    return run_job("clean", source, {"kept": out}, as_, format, options, work, plan, tell, most)
+
+
+def _changes(options: CleanOptions, as_: str) -> list[Any]:
+    steps: list[Any] = []
+    if options.html != "never" and as_ == "corpus":
+        steps.append(Page(options.html == "always"))
+    elif options.html == "always":
+        raise InputError(f"html: always takes documents only, and these are {as_}; leave it out")
+    if options.unicode:
+        steps.append(Change("unicode", FTFYFormatter().format))
+    personal = options.personal
+    if unknown := [kind for kind in personal.kinds or () if kind not in PERSONAL]:
+        raise InputError(f"personal.kinds: {unknown[0]!r} is not known; give some of {', '.join(PERSONAL)}")
+    if personal.action != "keep":
+        steps.append(Mask([*(personal.kinds or PERSONAL)], personal.region, personal.action == "remove"))
+    return steps
+
+
+def _rules(name: str, options: CleanOptions) -> BaseFilter:
+    given = options.thresholds.get(name, {})  # pyright: ignore[reportCallIssue, reportArgumentType]
+    known = [field for field in inspect.signature(RULES[name]).parameters if field not in ("exclusion_writer", "self")]
+    if unknown := [field for field in given if field not in known]:
+        raise InputError(f"thresholds.{name}.{unknown[0]}: unknown key; known here: {', '.join(known)}")
+    return RULES[name](**given)
+
+
+class _Languages(FastTextLID):
+    """A model of languages that lies here."""
+
+    def __init__(self, path: Path, languages: list[str]) -> None:
+        super().__init__(languages)
+        self.path = path
+
+    @property
+    def model(self) -> Any:
+        """The model; a process reads it when it first needs it."""
+        if self._model is None:
+            self._model = import_module("fasttext.FastText")._FastText(str(self.path))
+        return self._model
+
+
+def _language(options: LanguageOptions | None) -> list[Judge]:
+    if options is None:
+        return []
+    path = Path(options.model)
+    if not path.is_file():
+        raise InputError(
+            f"language.model: there is no file {path}. Fetch lid.176.bin (126 MB) from "
+            "https://dl.fbaipublicfiles.com/fasttext/supervised-models/ and give its path"
+        )
+    models = _Languages(path, options.keep)
+    try:
+        known = {label.removeprefix("__label__") for label in models.model.get_labels()}
+    except ValueError as error:
+        raise InputError(f"language.model: {path} is no fastText model: {error}") from error
+    if missing := [name for name in options.keep if name not in known]:
+        raise InputError(
+            f"language.keep: the model {path.name} does not know {missing[0]!r}, but {', '.join(sorted(known)[:20])}"
+        )
+    models._model = None  # a model does not travel to other processes
+    filter = LanguageFilter(options.keep, options.threshold)
+    filter.model = models
+    return [Judge("language", filter)]

@@ -1,0 +1,84 @@
+"""Stages of datatrove's steps, one after the other, here or on a cluster. Does not know what the steps do."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.utils.logging import logger
+
+from alignkit.config import InputError
+from alignkit.options.corpus import WorkOptions
+
+Tell = Callable[[str, int], None]
+"""(stage, shards that are done)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps that every task runs on its own shard."""
+
+    name: str
+    tasks: int
+    steps: list[Any]
+
+
+class _Quiet(LocalPipelineExecutor):
+    """Speaks by its exceptions only; the log of each task would repeat them."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        logger.disable("datatrove")
+        os.environ["TQDM_DISABLE"] = "1"
+        return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def execute(stages: Sequence[Stage], folder: Path, options: WorkOptions, tell: Tell) -> bool:
+    """Run the stages; tasks that an earlier start has finished are left out. False where they were only submitted.
+
+    Raises what a step raises, InputError where the executor refuses its arguments.
+    """
+    logger.disable("datatrove")
+    workers = options.workers or len(os.sched_getaffinity(0))
+    before: Any = None
+    for stage in stages:
+        common = {"pipeline": stage.steps, "tasks": stage.tasks, "logging_dir": str(folder / stage.name)}
+        try:
+            if options.executor == "local":
+                executor = _Quiet(**common, workers=min(workers, stage.tasks), **options.arguments)
+            else:
+                module = import_module(f"datatrove.executor.{options.executor}")
+                kind = getattr(module, f"{options.executor.capitalize()}PipelineExecutor")
+                named = {"job_name": f"alignkit_{stage.name}"} if options.executor == "slurm" else {}
+                executor = kind(**common, **named, workers=options.workers or -1, depends=before, **options.arguments)
+        except TypeError as error:
+            raise InputError(f"work.arguments: {error}") from error
+        before = executor
+        if options.executor == "local":
+            with _telling(stage.name, folder / stage.name / "completions", tell):
+                executor.run()
+    if options.executor != "local":
+        before.run()  # which runs what it depends on first
+    return options.executor != "slurm"
+
+
+@contextmanager
+def _telling(name: str, completions: Path, tell: Tell) -> Iterator[None]:
+    """Tell now and then how many tasks are done."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            tell(name, len(list(completions.glob("*"))))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

@@ -1,0 +1,184 @@
+"""The end of a job: its shards as files, and an account of every row. Does not know what the steps did."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from datatrove.pipeline.base import PipelineStep
+from pydantic import BaseModel, ConfigDict
+
+from alignkit.config import InputError
+from alignkit.data.corpus.rows import rows_in
+from alignkit.data.corpus.shards import Shards
+from alignkit.data.texts import texts_in
+from alignkit.lineage import atomic_write, replacing
+
+SAMPLES = 3
+"""Removed records of each reason that the report shows."""
+EXCERPT = 300
+"""Characters of a record that a sample shows."""
+
+
+class Removed(BaseModel):
+    """Records that one step tagged for one reason."""
+
+    step: str
+    reason: str
+    records: int
+    samples: list[dict[str, Any]]
+    """The first few: file, line, what was found, how the record begins; `like`: how the kept one of its group does."""
+
+
+class Outcome(BaseModel):
+    """What a job did. rows = rejected + the rows that gave records; records = kept + removed."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    command: str
+    source: str
+    as_: str
+    rows: int
+    rejected: int
+    records: int
+    kept: int
+    """Records in the files that were written."""
+    removed: int
+    parts: dict[str, int]
+    """Records in each of these files."""
+    tags: list[Removed]
+    """Why records were removed. One with several reasons is counted under each."""
+    changed: dict[str, int]
+    """Records that each step changed."""
+    masked: dict[str, int]
+    """Personal data replaced, by kind."""
+    bytes: int
+    """Of the records as they were read."""
+    seconds: float
+    """From the first start of the job to its end."""
+    removed_file: str | None
+    rejects_file: str | None
+    options: dict[str, Any]
+
+
+class Gather(PipelineStep):
+    """Writes all files of a job at once, or none."""
+
+    type = "alignkit"
+    name = "gather"
+
+    def __init__(
+        self,
+        shards: Shards,
+        about: dict[str, Any],
+        parts: dict[str, Path],
+        folders: dict[str, Path],
+        removed: list[Path],
+        most_removed: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.shards, self.about, self.parts, self.folders = shards, about, parts, folders
+        self.removed, self.most_removed = removed, most_removed
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        """Raises InputError where more was removed than is allowed, RuntimeError where a record is lost."""
+        tags, groups, removed = self._tags()
+        total = sum(self.shards.records)
+        if removed > self.most_removed * total:
+            worst = max(tags.values(), key=lambda tag: tag.records)
+            raise InputError(
+                f"{removed:,} of {total:,} records would be removed, more than most_removed: {self.most_removed:g} allows; "
+                f"most by {worst.step} ({worst.reason}: {worst.records:,}). Nothing was written"
+            )
+        changed: Counter[str] = Counter()
+        masked: Counter[str] = Counter()
+        kept: dict[str, int] = {}
+        beside = {name: _beside(next(iter(self.parts.values())), name) for name in ("removed", "rejects", "report")}
+        with ExitStack() as stack:
+            for name, path in self.parts.items():
+                out = stack.enter_context(replacing(path))
+                kept[name] = 0
+                for _, row in rows_in(self.folders[name]):
+                    out.write(row["record"] + "\n")
+                    kept[name] += 1
+                    changed.update(set(row["changed"]))
+                    masked.update(row["masked"])
+                    if row.get("group") in groups:
+                        for sample in groups.pop(row["group"]):
+                            sample["like"] = _excerpt(row)
+            if sum(kept.values()) + removed != total:
+                raise RuntimeError(f"{total} records came in, {sum(kept.values())} were kept and {removed} removed")
+            if removed:
+                file = stack.enter_context(replacing(beside["removed"]))
+                for row in self._removed_rows():
+                    reasons = [{"step": step, "reason": reason, "found": found} for step, reason, found in row["tags"]]
+                    held = {
+                        "file": row["file"],
+                        "line": row["line"],
+                        "tags": reasons,
+                        "record": json.loads(row["record"]),
+                    }
+                    file.write(json.dumps(held, ensure_ascii=False) + "\n")
+            if self.shards.rejected:
+                rejects = stack.enter_context(replacing(beside["rejects"]))
+                rejects.write((self.shards.folder.parent / "rejects.jsonl").read_text(encoding="utf-8"))
+        for name, count in (("removed", removed), ("rejects", self.shards.rejected)):
+            if not count:
+                beside[name].unlink(missing_ok=True)  # of an earlier job
+        outcome = Outcome(
+            **self.about,
+            as_=self.shards.as_,
+            rows=self.shards.rows,
+            rejected=self.shards.rejected,
+            records=total,
+            kept=sum(kept.values()),
+            removed=removed,
+            parts={str(self.parts[name]): count for name, count in kept.items()},
+            tags=sorted(tags.values(), key=lambda tag: -tag.records),
+            changed=dict(changed),
+            masked=dict(masked),
+            bytes=sum(os.path.getsize(path) for path in self.shards.folder.glob("*.jsonl")),
+            seconds=time.time() - (self.shards.folder.parent / "key.json").stat().st_mtime,
+            removed_file=str(beside["removed"]) if removed else None,
+            rejects_file=str(beside["rejects"]) if self.shards.rejected else None,
+        )
+        atomic_write(beside["report"], outcome.model_dump_json(indent=2) + "\n")
+        yield from ()
+
+    def _removed_rows(self) -> Iterator[dict[str, Any]]:
+        for folder in self.removed:
+            yield from (row for _, row in rows_in(folder))
+
+    def _tags(self) -> tuple[dict[tuple[str, str], Removed], dict[int, list[dict[str, Any]]], int]:
+        """Counts and samples by (step, reason), the samples of near duplicates by group, and all removed records."""
+        tags: dict[tuple[str, str], Removed] = {}
+        groups: dict[int, list[dict[str, Any]]] = {}
+        removed = 0
+        for row in self._removed_rows():
+            removed += 1
+            for step, reason, found in dict.fromkeys(map(tuple, row["tags"])):
+                tag = tags.setdefault((step, reason), Removed(step=step, reason=reason, records=0, samples=[]))
+                tag.records += 1
+                if len(tag.samples) < SAMPLES:
+                    sample = {"file": row["file"], "line": row["line"], "found": found, "text": _excerpt(row)}
+                    tag.samples.append(sample)
+                    if "group" in row:
+                        groups.setdefault(row["group"], []).append(sample)
+        return tags, groups, removed
+
+
+def report_of(out: Path) -> Path:
+    """Where a job that writes `out` leaves its report."""
+    return _beside(out, "report")
+
+
+def _beside(out: Path, name: str) -> Path:
+    return out.with_name(f"{out.name.removesuffix('.jsonl')}.{name}.json{'' if name == 'report' else 'l'}")
+
+
+def _excerpt(row: dict[str, Any]) -> str:
+    return " ".join("\n".join(texts_in(json.loads(row["record"]))).split())[:EXCERPT]
