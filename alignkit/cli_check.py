@@ -33,6 +33,18 @@ def check(
     split: Annotated[
         str | None, typer.Option(help="A folder's files whose names begin so, or a hub's split (train).")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's folder or hub name: count its tokens, render by its template.")
+    ] = None,
+    chat_template: Annotated[str | None, typer.Option(help="chatml, none or a .jinja file, for --model.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="The longest sequence, in tokens of --model.")] = None,
+    token_records: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Records to render: a sample where there are more.")
+    ] = 2000,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE", help="A test set that must share nothing; repeatable.")
+    ] = None,
+    personal: Annotated[bool, typer.Option(help="Look for personal data.")] = True,
     html: Annotated[Path | None, typer.Option(help="Write the report as one page, too.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="End with 2 where a problem or a warning is found.")
@@ -44,8 +56,11 @@ def check(
 ) -> None:
     """Check a data set: what is in it, what that does to training, and what mends it."""
     checking = import_module("alignkit.data.checking")
+    if as_ is not None and as_ not in checking.KINDS:
+        raise typer.BadParameter(f"{as_!r}: give one of {', '.join(checking.KINDS)}", param_hint="--as")
+    asked = checking.Asked(model, chat_template, max_length, token_records, tuple(against or ()), personal)
     with counting() as tell:
-        report = checking.check_data(source, as_, format=format, split=split, tell=tell)
+        report = checking.check_data(source, as_, format=format, split=split, asked=asked, tell=tell)
     names = [one.name for one in report.findings]
     for name in ignore or ():
         if name not in names:
@@ -90,6 +105,8 @@ def _show_finding(out: Console, one: Any) -> None:
     out.print()
     _print(out, Text.assemble((one.severity, STYLES[one.severity]), (f"  {one.name}", "bold")), 0)
     _print(out, Text(one.measured), 2)
+    for line in one.details:
+        _print(out, Text(line), 4)
     if one.effect:
         _print(out, Text(one.effect), 2)
     if one.mend:

@@ -2,7 +2,7 @@
 
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, Sample, Severity, fine, of
 from alignkit.data.checking.items import Item
-from alignkit.data.checking.mending import CLEAN, DUPLICATES
+from alignkit.data.checking.mending import EMPTY, IDENTICAL
 from alignkit.records import Comparison, Document
 
 LONGEST_WORD = 20
@@ -36,7 +36,8 @@ class Tally:
 class Answers:
     """Constant memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_: str) -> None:
+        self._as = as_
         self._answers = self._rankings = 0
         self._empty, self._single, self._identical = Tally(), Tally(), Tally()
 
@@ -65,7 +66,7 @@ class Answers:
                 "answers",
                 "are empty",
                 "The model is taught to end its turn at once, or a reward model to judge nothing.",
-                CLEAN,
+                EMPTY.get(self._as, ""),
             ),
             self._single.finding(
                 "one_word_answers",
@@ -73,7 +74,7 @@ class Answers:
                 "answers",
                 "are a single word",
                 "Many of them teach a model to be terse; where they are labels or numbers, that is wanted.",
-                CLEAN,
+                "",
                 "note" if self._single.count <= 0.2 * self._answers else "warning",
             ),
         ]
@@ -85,7 +86,7 @@ class Answers:
                     "rankings",
                     "hold the same response twice",
                     "Such a pair has no right order: its gradient is noise.",
-                    DUPLICATES,
+                    IDENTICAL,
                 )
             )
         return found

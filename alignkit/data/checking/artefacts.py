@@ -7,7 +7,7 @@ scores count one half. Knows neither prompts nor what responses mean.
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from alignkit.data.checking.features import STYLES, WORDS, beginnings, styles
 from alignkit.data.checking.finding import Finding, fine, percent
 from alignkit.data.checking.items import Item, fingerprint
-from alignkit.data.checking.labels import interval
 from alignkit.data.checking.mending import ARTEFACT
 from alignkit.data.split import beginning
-from alignkit.evaluation.statistics import Estimate, wilson
+from alignkit.evaluation.statistics import wilson
 from alignkit.records import Comparison, Feedback
 
 MOST_VALUES = 2**16 - 1
@@ -26,6 +25,8 @@ MOST_VALUES = 2**16 - 1
 LEAST = 40
 """Pairs, or responses of each label, from which on something is said."""
 MOST_TOLD = 5
+CONFIDENCE = 1 - 0.05 / (len(WORDS) + len(STYLES))
+"""Of each interval: 95 % for all of them together (Bonferroni)."""
 Ids = NDArray[np.int64]
 
 
@@ -40,6 +41,19 @@ class Look:
     """[M] in each worse (or bad) one; of comparisons M = N, pair by pair."""
     values: list[str]
     """What the numbers stand for."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """How well one look tells labels that it was not fitted to."""
+
+    accuracy: float
+    low: float
+    high: float
+    decided: float
+    """Share of the pairs that it decides."""
+    right: float
+    """Share of those that it decides rightly."""
 
 
 class _Values:
@@ -96,7 +110,32 @@ class Artefacts:
         if least < LEAST:
             what = "pairs" if self._paired else "responses of one label"
             return [fine("artefacts", f"{least:,} {what} are too few to look for artefacts in")]
-        return [self._finding(look) for look in self._looks()]
+        halves = _ids(self._better.half), _ids(self._worse.half)
+        told = [(look, self._tell(look, *halves)) for look in self._looks()]
+        numbers = {look.name: asdict(one) | {"values": telling(look)} for look, one in told}
+        plain = sorted((one for one in told if one[1].low > 0.5), key=lambda one: -one[1].accuracy)
+        if not plain:
+            return [fine("artefacts", f"none of {len(told)} looks of a response alone tells its label", **numbers)]
+        best = plain[0][1]
+        measured = (
+            f"{len(plain)} of {len(told)} looks of a response alone tell held-out labels better than chance, the best "
+            f"of them {percent(best.accuracy)}"
+        )
+        effect = "A reward model can score by them without reading, and a policy then shows them for their own sake."
+        severity = "warning" if best.low > 0.55 else "note"
+        lines = tuple(self._line(look, one) for look, one in plain)
+        return [Finding("artefacts", severity, measured, effect, ARTEFACT, numbers, details=lines)]
+
+    def _tell(self, look: Look, better_half: Ids, worse_half: Ids) -> Told:
+        return paired_accuracy(look, better_half) if self._paired else balanced_accuracy(look, better_half, worse_half)
+
+    def _line(self, look: Look, one: Told) -> str:
+        values = ", ".join(f"{value!r} {a:,} : {b:,}" for value, a, b in telling(look))
+        said = f"{look.name}: {percent(one.accuracy)}, [{100 * one.low:.1f}, {100 * one.high:.1f}] %"
+        if not self._paired:
+            return f"{said}; good : bad {values}"
+        where = f"differs in {percent(one.decided)} of the pairs, right in {percent(one.right)} of those"
+        return f"{said}; {where}; better : worse {values}"
 
     def _looks(self) -> list[Look]:
         sides = (self._better, self._worse)
@@ -107,42 +146,31 @@ class Artefacts:
             looks.append(Look(name, bits[0] >> bit & 1, bits[1] >> bit & 1, ["absent", "present"]))
         return looks
 
-    def _finding(self, look: Look) -> Finding:
-        halves = _ids(self._better.half), _ids(self._worse.half)
-        estimate = paired_accuracy(look, halves[0]) if self._paired else balanced_accuracy(look, *halves)
-        assert estimate.low is not None and estimate.high is not None
-        name = "artefact_" + look.name.replace(" ", "_")
-        told = telling(look)
-        numbers = {"accuracy": estimate.value, "accuracy_low": estimate.low, "accuracy_high": estimate.high}
-        numbers |= {"values": [{"value": value, "better": a, "worse": b} for value, a, b in told]}
-        sides = ("better", "worse") if self._paired else ("good", "bad")
-        measured = f"{look.name}: alone predicts {percent(estimate.value)} of held-out labels, {interval(estimate)}"
-        if estimate.low <= 0.5:
-            return fine(name, measured, **numbers)
-        measured += "; " + ", ".join(f"{value!r} {a:,} {sides[0]} / {b:,} {sides[1]}" for value, a, b in told)
-        effect = (
-            "A reward model can score by it without reading, and a policy then shows or avoids it for its own sake."
-        )
-        severity = "warning" if estimate.low > 0.55 else "note"
-        return Finding(name, severity, measured, effect, ARTEFACT, numbers)
 
+def paired_accuracy(look: Look, half: Ids) -> Told:
+    """How many pairs a predictor tells that is fitted to the other half; `half` [N] is 0 or 1.
 
-def paired_accuracy(look: Look, half: Ids) -> Estimate:
-    """Share of pairs [N] whose better response a predictor fitted to the other half (0 or 1) [N] tells, with Wilson's
-    interval."""
-    right = 0.0
+    The interval is Wilson's over the pairs that it decides; the others are right by half, whatever the labels."""
+    right, decided = 0, 0
     for fold in (0, 1):
         test = half == fold
         scores = _scores(look, ~test, ~test)
-        right += float((np.sign(scores[look.better[test]] - scores[look.worse[test]]) + 1).sum() / 2)
-    return wilson(right, len(half))
+        gaps = scores[look.better[test]] - scores[look.worse[test]]
+        right += int((gaps > 0).sum())
+        decided += int((gaps != 0).sum())
+    if not decided:
+        return Told(0.5, 0.5, 0.5, 0.0, 0.5)
+    among = wilson(right, decided, CONFIDENCE)
+    assert among.low is not None and among.high is not None
+    share = decided / len(half)
+    low, value, high = (0.5 + share * (one - 0.5) for one in (among.low, among.value, among.high))
+    return Told(value, low, high, share, among.value)
 
 
-def balanced_accuracy(look: Look, better_half: Ids, worse_half: Ids) -> Estimate:
+def balanced_accuracy(look: Look, better_half: Ids, worse_half: Ids) -> Told:
     """Mean of the shares of good and of bad responses that are told from the other half's counts: 1/2 is chance.
 
-    The interval joins the two Wilson intervals (Newcombe 1998, method 10, https://doi.org/10.1002/(SICI)1097-0258
-    (19980430)17:8<873::AID-SIM779>3.0.CO;2-I).
+    The interval joins the two Wilson intervals (Newcombe 1998, method 10, Statistics in Medicine 17:873).
     """
     right = [0.0, 0.0]
     for fold in (0, 1):
@@ -150,12 +178,12 @@ def balanced_accuracy(look: Look, better_half: Ids, worse_half: Ids) -> Estimate
         scores = _scores(look, ~tests[0], ~tests[1])
         for side, (values, test, sign) in enumerate(((look.better, tests[0], 1), (look.worse, tests[1], -1))):
             right[side] += float((np.sign(sign * scores[values[test]]) + 1).sum() / 2)
-    good, bad = wilson(right[0], len(look.better)), wilson(right[1], len(look.worse))
+    good, bad = wilson(right[0], len(better_half), CONFIDENCE), wilson(right[1], len(worse_half), CONFIDENCE)
     assert good.low is not None and good.high is not None and bad.low is not None and bad.high is not None
     value = (good.value + bad.value) / 2
     below = np.hypot(good.value - good.low, bad.value - bad.low) / 2
     above = np.hypot(good.high - good.value, bad.high - bad.value) / 2
-    return Estimate(value, float(value - below), float(value + above))
+    return Told(value, float(value - below), float(value + above), 1.0, value)
 
 
 def telling(look: Look) -> list[tuple[str, int, int]]:

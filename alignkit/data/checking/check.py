@@ -1,10 +1,14 @@
 """Checks a data set: one pass over its rows, and a second over the first of them for samples. Knows no page.
 
-Memory by record: 12 bytes of lengths, 24 of fingerprints, and of a comparison 22 for every pair that it ranks.
+Memory by record: 12 bytes of lengths and 16 of fingerprints; of a comparison also 12 for its looks and 15 for every
+pair that it ranks. Besides that what `tokens` and `overlap` say, of a sample and of the other sets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import chain
+from typing import Protocol
 
 from alignkit.config import InputError
 from alignkit.data.account import FileCount, total_of
@@ -16,9 +20,15 @@ from alignkit.data.checking.judgments import Judgments
 from alignkit.data.checking.labels import LabelBalance, LengthBias, PairOrder
 from alignkit.data.checking.lengths import Distribution, Lengths
 from alignkit.data.checking.mending import REJECTED, filled
+from alignkit.data.checking.overlap import Against
+from alignkit.data.checking.privacy import Personal, can_look, masked, not_looked
 from alignkit.data.checking.repeats import Repeats
 from alignkit.data.importing import KINDS, Tell
 from alignkit.data.stream import entries_of, kind_at
+from alignkit.records import Record
+
+MOST_REASONS = 5
+"""That the finding of rejected rows spells out; its numbers have all."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,38 @@ class Report:
     rows: int
     records: int
     rejected: int
-    reasons: dict[str, int]
-    """Rejected rows by kind of reason."""
     against: list[str]
+    model: str | None
+    max_length: int | None
     lengths: list[Distribution]
     findings: list[Finding]
     """The worst first."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to check besides."""
+
+    model: str | None = None
+    """A model's folder or hub name: tokens are counted with its tokenizer, and records rendered by its template."""
+    chat_template: str | None = None
+    """The template in place of the model's own, as in a recipe."""
+    max_length: int | None = None
+    """The longest sequence, in tokens; needs `model`."""
+    token_records: int = 2000
+    """Records that are rendered: a sample where there are more."""
+    against: Sequence[str] = ()
+    """Other data that this one must not share prompts and texts with."""
+    personal: bool = True
+    """Look for personal data, which takes most of the time."""
+
+
+class Measure(Protocol):
+    """Sees every record, and says at the end what it found."""
+
+    def add(self, item: Item) -> None: ...
+
+    def findings(self) -> list[Finding]: ...
 
 
 def check_data(
@@ -45,66 +81,109 @@ def check_data(
     *,
     format: str = "auto",
     split: str | None = None,
+    asked: Asked = Asked(),
     tell: Tell = lambda file, rows: None,
 ) -> Report:
     """Check the records of a file, a folder or a hub's data set. Raises InputError, also where no row can be read."""
     as_ = kind_at(source, split) if as_ is None else as_
     kind = KINDS[as_]
-    lengths = Lengths()
-    measures = [lengths, Answers(), Repeats(), Judgments(), LabelBalance(), PairOrder(), LengthBias(), Artefacts()]
-    counts: dict[str, FileCount] = {}
-    rejects: list[Sample] = []
-    rows = records = 0
-    for entry in entries_of(source, kind, format, split):
-        rows += 1
-        count = counts.setdefault(entry.source.name, FileCount(entry.source.name))
-        place = f"{entry.source.name}:{entry.line}"
-        fault = entry.fault or (None if entry.records else f"holds no {kind.__name__}")
-        if fault is not None:
-            count.refused(fault)
-            if len(rejects) < MOST_SAMPLES:
-                rejects.append(Sample(place, (fault,)))
-            continue
-        count.took("", len(entry.records), 0)
-        for record in entry.records:
-            item = item_of(records, place, record)
-            records += 1
-            for measure in measures:
-                measure.add(item)
-        if rows % 1000 == 0:
-            tell(entry.source.name, rows)
-    if not records:
-        found = (
-            f"none of its {rows:,} rows can be read as {as_}. {rejects[0].place}: {rejects[0].texts[0]}"
-            if rows
-            else "holds no row"
-        )
-        raise InputError(f"{source}: {found}")
-    total = total_of(list(counts.values()))
-    findings = [_rejected(total, rejects)]
-    for measure in measures[1:]:
-        findings += measure.findings()
+    lengths, tokens = Lengths(), _token_sample(asked, kind)
+    look = asked.personal and can_look()
+    measures: list[Measure] = [Answers(as_), Repeats(), Judgments(as_), LabelBalance(), PairOrder(), LengthBias()]
+    measures += [Artefacts(), *([Personal()] if look else []), *([tokens] if tokens else [])]
+    measures += [Against(path, items_of(path, KINDS[kind_at(path)])) for path in asked.against]
+    rows = _Rows()
+    for item in rows.items(source, kind, format, split, tell):
+        lengths.add(item)
+        for measure in measures:
+            measure.add(item)
+    if not rows.records:
+        raise InputError(f"{source}: " + rows.complaint(as_))
+    findings = [rows.finding(), *chain.from_iterable(measure.findings() for measure in measures)]
+    if asked.personal and not look:
+        findings.append(not_looked())
     wanted = {number for one in findings for number in one.records}
     seen = _samples(items_of(source, kind, format, split), wanted)
+    mask = masked if look else str
     findings = [
-        replace(shown(one, seen, lambda text: text), mend=filled(one.mend, source, as_, []))
+        replace(shown(one, seen, mask), mend=filled(one.mend, source, as_, asked.against))
         for one in by_severity(findings)
     ]
+    distributions = [*lengths.distributions(), *(tokens.distributions if tokens else [])]
+    total = rows.total()
+    files, against = len(rows.counts), list(asked.against)
     return Report(
-        source, as_, len(counts), rows, records, total.rejected, total.reasons, [], lengths.distributions(), findings
+        source,
+        as_,
+        files,
+        total.rows,
+        rows.records,
+        total.rejected,
+        against,
+        asked.model,
+        asked.max_length,
+        distributions,
+        findings,
     )
 
 
-def _rejected(total: FileCount, samples: list[Sample]) -> Finding:
-    numbers = {"count": total.rejected, "of": total.rows, "reasons": total.reasons}
-    if not total.rejected:
-        return fine("rejected_rows", f"all {total.rows:,} rows can be read", **numbers)
-    reasons = sorted(total.reasons.items(), key=lambda one: -one[1])
-    measured = f"{of(total.rejected, total.rows, 'rows')} cannot be read: " + "; ".join(
-        f"{count:,} × {reason}" for reason, count in reasons[:3]
-    )
-    effect = "A stage ends at the first of them, unless data.on_invalid is skip."
-    return Finding("rejected_rows", "problem", measured, effect, REJECTED, numbers, tuple(samples))
+def _token_sample(asked: Asked, kind: type[Record]):
+    if asked.model is None:
+        if asked.max_length is not None or asked.chat_template is not None:
+            raise InputError("--max-length and --chat-template need --model: tokens are a tokenizer's")
+        return None
+    tokens = import_module("alignkit.data.checking.tokens")  # imports torch
+    return tokens.TokenSample(asked.model, asked.chat_template, kind, asked.token_records, asked.max_length)
+
+
+class _Rows:
+    """What becomes of the rows of a source."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.counts: dict[str, FileCount] = {}
+        self._rejects: list[Sample] = []
+
+    def items(self, source: str, kind: type[Record], format: str, split: str | None, tell: Tell) -> Iterable[Item]:
+        """Every record of the source, every row counted."""
+        for number, entry in enumerate(entries_of(source, kind, format, split), start=1):
+            name = entry.source.name
+            count = self.counts.setdefault(name, FileCount(name))
+            place = f"{name}:{entry.line}"
+            fault = entry.fault or (None if entry.records else f"holds no {kind.__name__}")
+            if fault is not None:
+                count.refused(fault)
+                if len(self._rejects) < MOST_SAMPLES:
+                    self._rejects.append(Sample(place, (fault,)))
+                continue
+            count.took("", len(entry.records), 0)
+            for record in entry.records:
+                yield item_of(self.records, place, record)
+                self.records += 1
+            if number % 1000 == 0:
+                tell(name, number)
+
+    def total(self) -> FileCount:
+        """All files together."""
+        return total_of(list(self.counts.values()))
+
+    def complaint(self, as_: str) -> str:
+        """Why there is nothing to check."""
+        rows = self.total().rows
+        first = "".join(f"{one.place}: {one.texts[0]}" for one in self._rejects[:1])
+        return f"none of its {rows:,} rows can be read as {as_}. {first}" if rows else "holds no row"
+
+    def finding(self) -> Finding:
+        """The rows that are rejected."""
+        total = self.total()
+        numbers = {"count": total.rejected, "of": total.rows, "reasons": total.reasons}
+        if not total.rejected:
+            return fine("rejected_rows", f"all {total.rows:,} rows can be read", **numbers)
+        reasons = sorted(total.reasons.items(), key=lambda one: -one[1])[:MOST_REASONS]
+        said = tuple(f"{count:,} × {reason}" for reason, count in reasons)
+        measured = f"{of(total.rejected, total.rows, 'rows')} cannot be read"
+        effect = "A stage ends at the first of them, unless data.on_invalid is skip."
+        return Finding("rejected_rows", "problem", measured, effect, REJECTED, numbers, tuple(self._rejects), said)
 
 
 def _samples(items: Iterable[Item], wanted: set[int]) -> dict[int, Sample]:

@@ -42,6 +42,8 @@ class Finding:
     numbers: dict[str, Any] = field(default_factory=dict)
     """The numbers for a program; those that end in _low and _high are 95 % intervals."""
     samples: tuple[Sample, ...] = ()
+    details: tuple[str, ...] = ()
+    """More numbers, a line each."""
     records: tuple[int, ...] = ()
     """Numbers of records, from 0, that are to be shown as samples and are looked up at the end."""
 

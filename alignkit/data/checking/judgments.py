@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, fine, of, percent
 from alignkit.data.checking.items import Item, fingerprint
 from alignkit.data.checking.labels import ranked_pairs
-from alignkit.data.checking.mending import CONTRADICTIONS
+from alignkit.data.checking.mending import CONTRADICTIONS, VERDICTS
 from alignkit.records import Comparison, Feedback
 
 RATERS = ("annotator", "annotator_id", "rater", "rater_id", "labeler", "labeler_id", "worker", "worker_id")
@@ -25,7 +25,8 @@ MOST_RATERS = 2**16 - 2
 class Judgments:
     """Every judgment of a source: 15 bytes each."""
 
-    def __init__(self) -> None:
+    def __init__(self, as_: str) -> None:
+        self._as = as_
         self.units, self.verdicts = array("Q"), array("b")
         self.records, self._raters = array("I"), array("H")
         self._names: dict[str, int] = {}
@@ -74,7 +75,7 @@ class Judgments:
             return [fine("contradictions", measured, **numbers)]
         rate = bad / len(counts)
         effect = "One of the two labels is wrong: the pulls cancel, and a share of the labels like these are noise."
-        mend = CONTRADICTIONS.format(rate=flips(agreement))
+        mend = CONTRADICTIONS.format(rate=flips(agreement)) if self._as == "comparisons" else VERDICTS
         severity = "problem" if rate > 0.05 else "warning"
         return [Finding("contradictions", severity, measured, effect, mend, numbers, records=table.shown(split))]
 

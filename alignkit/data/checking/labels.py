@@ -3,7 +3,7 @@
 from alignkit.data.checking.answers import Tally
 from alignkit.data.checking.finding import Finding, Severity, fine, of, percent
 from alignkit.data.checking.items import Item
-from alignkit.data.checking.mending import BALANCE, LENGTH, POSITION, SCORES, TIES
+from alignkit.data.checking.mending import AGAINST_RANKS, BALANCE, LENGTH, LEVEL, POSITION
 from alignkit.evaluation.statistics import Estimate, wilson
 from alignkit.records import Comparison, Feedback
 
@@ -92,7 +92,7 @@ class PairOrder:
                     "ranked pairs",
                     "have equal scores",
                     "Their judge saw no difference: the order is chance, and half of these labels are wrong.",
-                    TIES,
+                    LEVEL,
                 ),
                 self._against.finding(
                     "scores_against_ranks",
@@ -100,7 +100,7 @@ class PairOrder:
                     "ranked pairs",
                     "are ranked against their scores",
                     "Either ranks or scores are wrong; a loss that takes the ranks learns the opposite of the scores.",
-                    SCORES,
+                    AGAINST_RANKS,
                     "problem" if self._against.count > 0.05 * self._scored else "warning",
                 ),
             ]
