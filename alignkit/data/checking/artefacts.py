@@ -91,17 +91,18 @@ class Artefacts:
         record = item.record
         if isinstance(record, Comparison):
             self._paired = True
-            ranks = record.ranks
-            self._take(item, self._better, item.answers[ranks.index(min(ranks))])
-            self._take(item, self._worse, item.answers[ranks.index(max(ranks))])
+            ranks, half = record.ranks, fingerprint(beginning(record)) & 1
+            self._take(self._better, item.answers[ranks.index(min(ranks))], half)
+            self._take(self._worse, item.answers[ranks.index(max(ranks))], half)
         elif isinstance(record, Feedback):
-            self._take(item, self._better if record.label else self._worse, item.answers[0])
+            half = fingerprint(beginning(record)) & 1
+            self._take(self._better if record.label else self._worse, item.answers[0], half)
 
-    def _take(self, item: Item, side: _Side, text: str) -> None:
+    def _take(self, side: _Side, text: str, half: int) -> None:
         for values, numbers, word in zip(self._values, side.words, beginnings(text), strict=True):
             numbers.append(values.number(word))
         side.styles.append(styles(text))
-        side.half.append(fingerprint(beginning(item.record)) & 1)
+        side.half.append(half)
 
     def findings(self) -> list[Finding]:
         least = min(len(self._better.half), len(self._worse.half))

@@ -40,7 +40,7 @@ class Finding:
     mend: str = ""
     """The command or option that mends it."""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """The numbers for a program; those that end in _low and _high are 95 % intervals."""
+    """The numbers for a program; low and high are the ends of intervals."""
     samples: tuple[Sample, ...] = ()
     details: tuple[str, ...] = ()
     """More numbers, a line each."""

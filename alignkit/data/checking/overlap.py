@@ -20,8 +20,8 @@ from alignkit.data.texts import texts_of
 
 COMMON = 10
 """A run that stands in more records than this is a common phrase."""
-MOST_QUOTED = 1000
-"""Overlaps of which the words are kept, to be quoted."""
+MOST_QUOTED, QUOTES = 1000, 5
+"""Runs of which the words are kept, to be quoted: in all, and about so many of one text."""
 SPOILED = "What is trained on these is no longer tested by them: results there will be too good."
 
 
@@ -66,11 +66,12 @@ class Against:
         for text in texts_of(item.record):
             words = words_of(text)
             runs = runs_of(words)
-            for place in np.flatnonzero(within(runs, self._runs)).tolist():
-                run = int(runs[place])
-                if run not in self._quotes and len(self._quotes) < MOST_QUOTED:
-                    self._quotes[run] = Sample(item.place, (" ".join(words[place : place + RUN]),))
-                met.add(run)
+            places = np.flatnonzero(within(runs, self._runs))
+            met.update(runs[places].tolist())
+            for place in places[:: 1 + len(places) // QUOTES].tolist():
+                if len(self._quotes) < MOST_QUOTED:
+                    quote = Sample(item.place, (" ".join(words[place : place + RUN]),))
+                    self._quotes.setdefault(int(runs[place]), quote)
         self._met_runs.extend(met)
         self._met_records.extend([item.number] * len(met))
 

@@ -1,4 +1,4 @@
-"""What stands more than once: records, prompts, and judgments that may contradict each other. Knows no file."""
+"""What stands more than once: records, and prompts. Knows no label and no file."""
 
 from array import array
 from collections.abc import Iterable
