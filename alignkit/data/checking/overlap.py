@@ -94,8 +94,7 @@ class Against:
         runs, counts = np.unique(as_hashes(self._met_runs), return_counts=True)
         low, high = (np.searchsorted(self._runs, runs, side) for side in ("left", "right"))
         rare = (counts <= COMMON) & (high - low <= COMMON)
-        owners = [self._owners[a:b] for a, b in zip(low[rare], high[rare], strict=True)]
-        theirs = len(np.unique(np.concatenate(owners))) if owners else 0
+        theirs = len(np.unique(self._owners[within(self._runs, runs[rare])]))
         ours = len(np.unique(np.asarray(self._met_records)[within(as_hashes(self._met_runs), runs[rare])]))
         numbers = {"records": ours, "theirs": theirs, "their_records": self._theirs, "words": RUN}
         if not ours:
