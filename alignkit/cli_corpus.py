@@ -1,5 +1,6 @@
 """The commands `alignkit data clean`, `dedup` and `split`: they ask, show and end with a code. They know no step."""
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -61,6 +62,7 @@ def _run(
 ) -> None:  # fmt: skip
     tree = apply_overrides(load_yaml(config) if config else Node(mark="command line"), given or [])
     chosen = build(options, tree, "")
+    os.environ["TQDM_DISABLE"] = "1"  # read when datatrove is imported, here and in the workers
     try:
         work: Callable[..., Any] = vars(import_module(f"alignkit.data.corpus.{module}"))[command]
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The command `alignkit data`, with import its own. It asks, shows and ends with a code; knows not how data is read."""
+"""The command `alignkit data`, with import its own: asks, shows, ends with a code. Knows not how data is read."""
 
 from importlib import import_module
 from pathlib import Path

@@ -1,33 +1,16 @@
 """Published data into one file of records, every row accounted for. Knows neither a terminal nor a stage."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any, TextIO
 
 from alignkit.config import InputError
-from alignkit.data.account import FileCount, list_reject, total_of
+from alignkit.data.account import FileCount, total_of
 from alignkit.data.files import REJECTS
-from alignkit.data.formats import UnknownForm, known_forms
-from alignkit.data.ids import Ids
-from alignkit.data.read import RowReader, ids_of
-from alignkit.data.sources import Source, sources_of
-from alignkit.data.write import to_line
+from alignkit.data.sources import sources_of
+from alignkit.data.taking import KINDS, Taker, Tell
 from alignkit.lineage import replacing
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Prompt, Record
-
-KINDS: dict[str, type[Record]] = {
-    "demonstrations": Demonstration,
-    "comparisons": Comparison,
-    "prompts": Prompt,
-    "corpus": Document,
-    "feedback": Feedback,
-}
-"""What data can be imported as."""
-LONGEST = 1000
-"""Characters of a reason, which may quote the row."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +24,6 @@ class Imported:
     total: FileCount
     ignored: list[str]
     """Files of the folder that by their names hold no data."""
-
-
-Tell = Callable[[str, int], None]
-"""(file, rows so far of all files): called every thousand rows."""
 
 
 def import_data(
@@ -64,23 +43,16 @@ def import_data(
     appear at the end or not at all. Raises InputError, also where no row can be read; OSError where it cannot write.
     """
     rejects = check_out(source, out)
-    reader = RowReader(KINDS[as_], format)
     sources, ignored = sources_of(source, split, config)
     for path in (out, rejects):
-        _sweep(path)
-    counts = [FileCount(one.name) for one in sources]
-    rows = 0
+        sweep(path)
     with replacing(out) as records_file, replacing(rejects) as rejects_file:
-        taker = _Taker(reader, Ids(), records_file, rejects_file, strict)
-        for one, count in zip(sources, counts, strict=True):
-            reader.form = reader.format
-            for line, row in one.rows:
-                taker.take(one, line, row, count)
-                rows += 1
-                if rows % 1000 == 0:
-                    tell(one.name, rows)
-        total = total_of(counts)
+        taker = Taker(KINDS[as_], format, rejects_file, strict)
+        for _, _, lines in taker.taken(sources, tell):
+            records_file.writelines(lines)
+        total = total_of(taker.counts)
         if not total.records:
+            rows = total.rows
             found = f"none of its {rows:,} rows can be imported as {as_}. {taker.first}" if rows else "holds no row"
             raise InputError(f"{source}: {found}")
         for file in (records_file, rejects_file):  # both are on the disk before either is seen
@@ -88,48 +60,7 @@ def import_data(
             os.fsync(file.fileno())
     if not total.rejected:
         rejects.unlink()
-    return Imported(str(out), str(rejects) if total.rejected else None, counts, total, ignored)
-
-
-@dataclass
-class _Taker:
-    """Takes rows one by one and writes what becomes of each."""
-
-    reader: RowReader[Record]
-    ids: Ids
-    records: TextIO
-    rejects: TextIO
-    strict: bool
-    first: str = ""
-    """The first rejection, for the message where nothing else remains."""
-
-    def take(self, source: Source, line: int, row: Any, count: FileCount) -> None:
-        try:
-            found = self.reader.records(row)
-            if not found:
-                raise ValueError(f"holds no {self.reader.as_.__name__}: nothing in it is complete enough for one")
-            held = ids_of(found)
-            given = self.ids.claim(held, source.short, line)
-            if given != held:
-                names = iter(given)
-                found = [one if vars(one)["id"] is None else _named(one, next(names)) for one in found]
-            lines = "".join(map(to_line, found))
-        except ValueError as error:
-            reason = str(error)[:LONGEST]
-            if not self.first:
-                help = f". {known_forms('`--format`')}" if isinstance(error, UnknownForm) else ""
-                self.first = f"{source.name}:{line}: {reason}{help}"
-                if self.strict:
-                    raise InputError(self.first) from error
-            count.refused(reason)
-            list_reject(self.rejects, source.name, line, reason, row)
-            return
-        self.records.write(lines)
-        count.took(self.reader.form or "", len(found), sum(old != new for old, new in zip(held, given, strict=True)))
-
-
-def _named(record: Record, id: str) -> Record:
-    return record.model_copy(update={"id": id})
+    return Imported(str(out), str(rejects) if total.rejected else None, taker.counts, total, ignored)
 
 
 def rejects_of(out: Path) -> Path:
@@ -150,8 +81,8 @@ def check_out(source: str, out: Path) -> Path:
     return rejects
 
 
-def _sweep(path: Path) -> None:
-    """Delete what killed imports left half written."""
+def sweep(path: Path) -> None:
+    """Delete what killed processes left half written of a file."""
     for left in path.parent.glob(f".{escape(path.name)}.*"):
         process = left.name.rpartition(".")[2]
         if process.isdecimal() and not _alive(int(process)):

@@ -5,10 +5,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from alignkit.config import InputError
 from alignkit.data.formats import UnknownForm, known_forms
-from alignkit.data.importing import KINDS
 from alignkit.data.layouts import Bad
 from alignkit.data.read import RowReader
 from alignkit.data.sources import Source, sources_of
+from alignkit.data.taking import KINDS
 from alignkit.records import Record
 
 R = TypeVar("R", bound=Record)

@@ -25,9 +25,7 @@ class WorkOptions(Config):
     def _check_slurm(self) -> Self:
         missing = [name for name in ("partition", "time") if name not in self.arguments]
         if self.executor == "slurm" and missing:
-            raise ValueError(
-                f"executor: slurm needs {' and '.join(missing)} in `arguments`, e.g. arguments.time=04:00:00"
-            )
+            raise ValueError(f"executor: slurm needs {' and '.join(missing)} in `arguments` (arguments.time=04:00:00)")
         return self
 
 
@@ -54,7 +52,7 @@ class PersonalOptions(Config):
 
 
 class CleanOptions(Config):
-    """What `alignkit data clean` does, in this order. Every text of a record is changed; rules see all of them as one."""
+    """What `alignkit data clean` does, in this order: texts are changed one by one, rules see a record's as one."""
 
     html: Literal["auto", "always", "never"] = "auto"
     """Keep an HTML page's main text only (trafilatura). `auto`: documents that begin as a page does."""

@@ -23,8 +23,9 @@ from alignkit.data.corpus.jobs import Ending, run_job
 from alignkit.data.corpus.rows import ShardReader
 from alignkit.data.corpus.shards import Shards
 from alignkit.data.corpus.steps import Change, Judge, Mask, Page, Part
-from alignkit.data.importing import KINDS, Tell
+from alignkit.data.corpus.words import EnglishWords
 from alignkit.data.personal import KINDS as PERSONAL
+from alignkit.data.taking import KINDS, Tell
 from alignkit.options.corpus import CleanOptions, LanguageOptions
 
 RULES: dict[str, type[BaseFilter]] = {
@@ -41,7 +42,8 @@ def clean(source: str, out: Path, as_: str | None, format: str, options: CleanOp
 
     Returns the account; None where the work was only submitted to Slurm. Raises InputError.
     """
-    judges = [*_language(options.language), *(Judge(name, _rules(name, options)) for name in options.quality)]
+    words = EnglishWords()  # one for all, since datatrove remembers the words of the last texts
+    judges = [*_language(options.language), *(Judge(name, _rules(name, options, words)) for name in options.quality)]
 
     def plan(shards: Shards, folder: Path) -> tuple[list[Stage], Ending]:
         kept, removed = folder / "kept", folder / "removed"
@@ -73,12 +75,12 @@ def _changes(options: CleanOptions, as_: str) -> list[Any]:
     return steps
 
 
-def _rules(name: str, options: CleanOptions) -> BaseFilter:
+def _rules(name: str, options: CleanOptions, words: EnglishWords) -> BaseFilter:
     given = options.thresholds.get(name, {})  # pyright: ignore[reportCallIssue, reportArgumentType]
     known = [field for field in inspect.signature(RULES[name]).parameters if field not in ("exclusion_writer", "self")]
     if unknown := [field for field in given if field not in known]:
         raise InputError(f"thresholds.{name}.{unknown[0]}: unknown key; known here: {', '.join(known)}")
-    return RULES[name](**given)
+    return RULES[name](**{"language": words, **given})
 
 
 class _Languages(FastTextLID):

@@ -1,7 +1,6 @@
 """`alignkit data dedup`: overlap with other data, equal records, near duplicates. Does not know how it is run."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from datatrove.pipeline.dedup.exact_dedup import (
 from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.hashing import create_hash_func
-from datatrove.utils.text import ngrams, simplify_text
-from datatrove.utils.word_tokenizers import load_word_tokenizer
+from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
 from alignkit.config import InputError
 from alignkit.data.corpus.execute import Stage
@@ -33,10 +31,11 @@ from alignkit.data.corpus.jobs import Ending, run_job
 from alignkit.data.corpus.rows import ShardReader, joined, shard_writer
 from alignkit.data.corpus.shards import Shards
 from alignkit.data.corpus.steps import Judge, Part
-from alignkit.data.importing import KINDS, Tell
+from alignkit.data.corpus.words import SpacedWords
 from alignkit.data.split import beginning
 from alignkit.data.stream import entries_of, kind_at
-from alignkit.data.texts import texts_in, texts_of
+from alignkit.data.taking import KINDS, Tell
+from alignkit.data.texts import texts_of
 from alignkit.options.corpus import DedupOptions, MinhashOptions
 from alignkit.records import Record
 
@@ -60,7 +59,10 @@ def dedup(source: str, out: Path, as_: str | None, format: str, options: DedupOp
         if options.against:
             stages += _overlap(shards, folder / "overlap", options)
             rows, removed = folder / "overlap/kept", [*removed, folder / "overlap/removed"]
-        reader = lambda at: ShardReader(at, prompt_of if options.by == "prompt" else joined)
+
+        def reader(at: Path) -> ShardReader:
+            return ShardReader(at, prompt_of if options.by == "prompt" else joined)
+
         if options.exact:
             stages += _exact(reader, rows, folder / "exact", shards.count)
             rows, removed = folder / "exact/kept", [*removed, folder / "exact/removed"]
@@ -87,12 +89,16 @@ def prompt_of(record: dict[str, Any]) -> str:
 
 
 def _overlap(shards: Shards, folder: Path, options: DedupOptions) -> list[Stage]:
-    config = NGramsDecontConfig(n_grams=options.overlap_words)
+    # Numbers stay as they are: two sums with other numbers are two questions.
+    config = NGramsDecontConfig(options.overlap_words, norm_config=TextNormConfig(norm_numbers=False))
     index = folder / "index"
     if not (index / "done").is_file():
         _write_index(index, options.against, config)
     as_ = KINDS[shards.as_]
-    judges = [Judge("prompt", _SamePrompt(index, as_)), Judge("overlap", _Overlap(index, config))]
+    judges = [
+        Judge("prompt", _SamePrompt(index, as_)),
+        Judge("overlap", _Overlap(str(index), config, language=SpacedWords())),
+    ]
     return [
         Stage(
             "overlap",
@@ -105,7 +111,7 @@ def _overlap(shards: Shards, folder: Path, options: DedupOptions) -> list[Stage]
 def _write_index(folder: Path, against: list[str], config: NGramsDecontConfig) -> None:
     """The runs of words of each set, as datatrove's filter reads them, and the hashes of its prompts."""
     folder.mkdir(parents=True, exist_ok=True)
-    words, hashed = load_word_tokenizer("eng"), create_hash_func(config.hash_config)
+    words, hashed = SpacedWords(), create_hash_func(config.hash_config)
     for number, path in enumerate(against):
         runs: set[int] = set()
         prompts: set[int] = set()
@@ -185,7 +191,7 @@ def _minhash(reader: Any, rows: Path, folder: Path, count: int, options: Minhash
     removed = shard_writer(folder / "removed", ("minhash", "near another record", ""))
     filter = MinhashDedupFilter(groups, exclusion_writer=removed, load_cluster_ids=True)
     return [
-        Stage("minhash_hash", count, [reader(rows), MinhashDedupSignature(hashes, config)]),
+        Stage("minhash_hash", count, [reader(rows), MinhashDedupSignature(hashes, config, SpacedWords())]),
         Stage("minhash_pair", options.bands, [MinhashDedupBuckets(hashes, pairs, config=config)]),
         Stage("minhash_group", 1, [MinhashDedupCluster(pairs, groups, config, save_cluster_id=True)]),
         Stage("minhash_part", count, [reader(rows), filter, shard_writer(folder / "kept")]),

@@ -14,10 +14,10 @@ from alignkit.data.corpus.gather import Outcome
 from alignkit.data.corpus.jobs import Ending, run_job
 from alignkit.data.corpus.rows import ShardReader, shard_writer
 from alignkit.data.corpus.shards import Shards
-from alignkit.data.importing import KINDS, Tell
+from alignkit.data.corpus.steps import RecordType
 from alignkit.data.split import beginning, draw
+from alignkit.data.taking import KINDS, Tell
 from alignkit.options.corpus import SplitOptions
-from alignkit.records import Record
 
 
 def split(source: str, out: Path, as_: str | None, format: str, options: SplitOptions, tell: Tell) -> Outcome | None:
@@ -41,7 +41,7 @@ class Divide(PipelineStep):
     type = "alignkit"
     name = "split"
 
-    def __init__(self, folders: dict[str, Path], parts: dict[str, float], seed: int, as_: type[Record]) -> None:
+    def __init__(self, folders: dict[str, Path], parts: dict[str, float], seed: int, as_: RecordType) -> None:
         super().__init__()
         self.folders, self.seed, self.as_ = folders, seed, as_
         self.ends = dict(zip(parts, accumulate(parts.values()), strict=True))

@@ -33,7 +33,6 @@ class _Quiet(LocalPipelineExecutor):
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
-        os.environ["TQDM_DISABLE"] = "1"
         return super()._run_for_rank(rank, local_rank, node_rank)
 
 

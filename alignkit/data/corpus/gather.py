@@ -91,8 +91,8 @@ class Gather(PipelineStep):
         if removed > self.most_removed * total:
             worst = max(tags.values(), key=lambda tag: tag.records)
             raise InputError(
-                f"{removed:,} of {total:,} records would be removed, more than most_removed: {self.most_removed:g} allows; "
-                f"most by {worst.step} ({worst.reason}: {worst.records:,}). Nothing was written"
+                f"{removed:,} of {total:,} records would be removed, more than most_removed: "
+                f"{self.most_removed:g} allows; most by {worst.step} ({worst.reason}: {worst.records:,}). Nothing was written"
             )
         changed: Counter[str] = Counter()
         masked: Counter[str] = Counter()

@@ -11,9 +11,10 @@ from alignkit.config import Config, InputError, content_hash
 from alignkit.data.corpus.execute import Stage, execute
 from alignkit.data.corpus.gather import Gather, Outcome, report_of
 from alignkit.data.corpus.shards import Shards, make_shards
-from alignkit.data.importing import KINDS, Tell, check_out
+from alignkit.data.importing import check_out, sweep
 from alignkit.data.sources import sources_of
 from alignkit.data.stream import kind_at
+from alignkit.data.taking import KINDS, Tell
 from alignkit.lineage import atomic_write
 from alignkit.options.corpus import WorkOptions
 
@@ -53,15 +54,21 @@ def run_job(
     out = next(iter(parts.values()))
     for path in parts.values():
         check_out(source, path)
+        sweep(path)
     if as_ is not None and as_ not in KINDS:
         raise InputError(f"--as {as_}: give one of {', '.join(KINDS)}")
     folder = out.parent / f".{out.name}.work"
     given = options.model_dump(mode="json", exclude={"work"})
+    decides = {name: value for name, value in given.items() if name != "most_removed"}
     inputs = {path: _state(path) for path in (source, *beside)}
-    key = content_hash([command, inputs, as_, format, given, work.shard_megabytes, [*map(str, parts.values())]])
+    key = content_hash([command, inputs, as_, format, decides, work.shard_megabytes, [*map(str, parts.values())]])
     _open(folder, key)
-    shards = make_shards(source, folder, as_ or kind_at(source), format, work.shard_megabytes, tell)
-    stages, ending = plan(shards, folder)
+    try:
+        shards = make_shards(source, folder, as_ or kind_at(source), format, work.shard_megabytes, tell)
+        stages, ending = plan(shards, folder)
+    except InputError:
+        shutil.rmtree(folder)
+        raise
     about = {"command": command, "source": source, "options": given}
     gather = Gather(shards, about, parts, ending.folders, ending.removed, most_removed)
     if not execute([*stages, Stage("gather", 1, [gather])], folder / "stages", work, tell):

@@ -2,16 +2,15 @@
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from alignkit.config import InputError
-from alignkit.data.account import list_reject
+from alignkit.data.account import total_of
 from alignkit.data.corpus.rows import row_of
-from alignkit.data.importing import KINDS, LONGEST, Tell
-from alignkit.data.stream import entries_of
-from alignkit.data.write import to_line
+from alignkit.data.sources import sources_of
+from alignkit.data.taking import KINDS, Taker, Tell
 from alignkit.lineage import atomic_write
 
 
@@ -44,34 +43,28 @@ def make_shards(source: str, work: Path, as_: str, format: str, megabytes: int, 
     if done.is_file():
         return Shards(folder, **json.loads(done.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
-    rows = rejected = 0
     records: list[int] = []
-    first = ""
+    number = 0
     with ExitStack() as files:
         rejects = files.enter_context((work / "rejects.jsonl").open("w", encoding="utf-8"))
+        taker = Taker(KINDS[as_], format, rejects)
         shard: TextIO | None = None
-        for entry in entries_of(source, KINDS[as_], format):
-            rows += 1
-            if not entry.records:
-                rejected += 1
-                reason = (entry.fault or f"holds no {KINDS[as_].__name__}")[:LONGEST]
-                first = first or f"{entry.source.name}:{entry.line}: {reason}"
-                list_reject(rejects, entry.source.name, entry.line, reason, entry.row)
-            for record in entry.records:
+        for from_, line, lines in taker.taken(sources_of(source, None, None)[0], tell):
+            for record in lines:
                 if shard is None or shard.tell() >= megabytes << 20:
+                    if shard is not None:
+                        shard.close()
                     shard = files.enter_context((folder / f"{len(records):05d}.jsonl").open("w", encoding="utf-8"))
                     records.append(0)
-                row = row_of(sum(records), entry.source.name, entry.line, to_line(record).rstrip("\n"))
+                row = row_of(number, from_.name, line, record.rstrip("\n"))
                 shard.write(json.dumps(row, ensure_ascii=False) + "\n")
+                number += 1
                 records[-1] += 1
-            if rows % 1000 == 0:
-                tell(entry.source.name, rows)
+    total = total_of(taker.counts)
     if not records:
-        raise InputError(
-            f"{source}: none of its {rows:,} rows can be read as {as_}. {first}" if rows else f"{source}: holds no row"
+        found = (
+            f"none of its {total.rows:,} rows can be read as {as_}. {taker.first}" if total.rows else "holds no row"
         )
-    made = Shards(folder, as_, rows, rejected, records)
-    values: dict[str, Any] = asdict(made)
-    del values["folder"]
-    atomic_write(done, json.dumps(values))
-    return made
+        raise InputError(f"{source}: {found}")
+    atomic_write(done, json.dumps({"as_": as_, "rows": total.rows, "rejected": total.rejected, "records": records}))
+    return Shards(folder, as_, total.rows, total.rejected, records)

@@ -19,6 +19,7 @@ from alignkit.data.turns import first_fault
 from alignkit.records import Record
 
 Rows = Iterator[Document]
+RecordType = type[Record]
 HTML_SECONDS = 10.0
 """Longest time that one page may take."""
 
@@ -57,20 +58,22 @@ class Mask(PipelineStep):
                 found = {one.kind for text in texts_in(document.metadata["parsed"]) for one in self._find(text)}
                 document.metadata["tags"] += [(self.name, kind, "") for kind in sorted(found)]
             else:
-                masked: Counter[str] = Counter()
-                _replace(
-                    document, self.name, mapped(document.metadata["parsed"], lambda text: self._mask(text, masked))
-                )
-                document.metadata["masked"] = dict(masked)
+                self._mask_all(document)
             yield document
 
     def _find(self, text: str) -> Any:
         return find_personal(text, self.kinds, self.region)
 
-    def _mask(self, text: str, masked: Counter[str]) -> str:
-        text, counts = mask_personal(text, self.kinds, self.region)
-        masked.update(counts)
-        return text
+    def _mask_all(self, document: Document) -> None:
+        masked: Counter[str] = Counter()
+
+        def mask(text: str) -> str:
+            text, counts = mask_personal(text, self.kinds, self.region)
+            masked.update(counts)
+            return text
+
+        _replace(document, self.name, mapped(document.metadata["parsed"], mask))
+        document.metadata["masked"] = dict(masked)
 
 
 class Page(PipelineStep):
@@ -134,7 +137,7 @@ class Part(PipelineStep):
     type = "alignkit"
     name = "part"
 
-    def __init__(self, kept: Path, removed: Path, as_: type[Record]) -> None:
+    def __init__(self, kept: Path, removed: Path, as_: RecordType) -> None:
         super().__init__()
         self.kept, self.removed, self.as_ = kept, removed, as_
 
