@@ -116,11 +116,11 @@ class Artefacts:
         numbers = {look.name: asdict(one) | {"values": telling(look)} for look, one in told}
         plain = sorted((one for one in told if one[1].low > 0.5), key=lambda one: -one[1].accuracy)
         if not plain:
-            return [fine("artefacts", f"none of {len(told)} looks of a response alone tells its label", **numbers)]
+            return [fine("artefacts", f"none of {len(told)} looks of a response tells its label better than chance", **numbers)]
         best = plain[0][1]
         measured = (
-            f"{len(plain)} of {len(told)} looks of a response alone tell held-out labels better than chance, the best "
-            f"of them {percent(best.accuracy)}"
+            f"looks of a response that alone tell held-out labels better than chance: {len(plain)} of {len(told)}, the "
+            f"best of them {percent(best.accuracy)}"
         )
         effect = "A reward model can score by them without reading, and a policy then shows them for their own sake."
         severity = "warning" if best.low > 0.55 else "note"

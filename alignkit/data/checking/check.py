@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from alignkit.config import InputError
 from alignkit.data.account import FileCount, total_of
 from alignkit.data.checking.answers import Answers
 from alignkit.data.checking.artefacts import Artefacts
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, Sample, by_severity, fine, of, shown
-from alignkit.data.checking.items import Item, item_of, items_of
+from alignkit.data.checking.items import Item, items_of, taken_of
 from alignkit.data.checking.judgments import Judgments
 from alignkit.data.checking.labels import LabelBalance, LengthBias, PairOrder
 from alignkit.data.checking.lengths import Distribution, Lengths
@@ -23,8 +23,8 @@ from alignkit.data.checking.mending import REJECTED, filled
 from alignkit.data.checking.overlap import Against
 from alignkit.data.checking.privacy import Personal, can_look, masked, not_looked
 from alignkit.data.checking.repeats import Repeats
-from alignkit.data.importing import KINDS, Tell
-from alignkit.data.stream import entries_of, kind_at
+from alignkit.data.stream import kind_at
+from alignkit.data.taking import KINDS, Tell
 from alignkit.records import Record
 
 MOST_REASONS = 5
@@ -127,7 +127,7 @@ def check_data(
     )
 
 
-def _token_sample(asked: Asked, kind: type[Record]):
+def _token_sample(asked: Asked, kind: type[Record]) -> Any:
     if asked.model is None:
         if asked.max_length is not None or asked.chat_template is not None:
             raise InputError("--max-length and --chat-template need --model: tokens are a tokenizer's")
@@ -146,22 +146,18 @@ class _Rows:
 
     def items(self, source: str, kind: type[Record], format: str, split: str | None, tell: Tell) -> Iterable[Item]:
         """Every record of the source, every row counted."""
-        for number, entry in enumerate(entries_of(source, kind, format, split), start=1):
-            name = entry.source.name
-            count = self.counts.setdefault(name, FileCount(name))
-            place = f"{name}:{entry.line}"
-            fault = entry.fault or (None if entry.records else f"holds no {kind.__name__}")
-            if fault is not None:
-                count.refused(fault)
+        for number, taken in enumerate(taken_of(source, kind, format, split), start=1):
+            count = self.counts.setdefault(taken.file, FileCount(taken.file))
+            if taken.fault is None:
+                count.took("", len(taken.items), 0)
+                self.records += len(taken.items)
+            else:
+                count.refused(taken.fault)
                 if len(self._rejects) < MOST_SAMPLES:
-                    self._rejects.append(Sample(place, (fault,)))
-                continue
-            count.took("", len(entry.records), 0)
-            for record in entry.records:
-                yield item_of(self.records, place, record)
-                self.records += 1
+                    self._rejects.append(Sample(taken.place, (taken.fault,)))
+            yield from taken.items
             if number % 1000 == 0:
-                tell(name, number)
+                tell(taken.file, number)
 
     def total(self) -> FileCount:
         """All files together."""

@@ -4,8 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from alignkit.data.checking.finding import Sample, ends
+from alignkit.data.ids import Ids
+from alignkit.data.read import ids_of
 from alignkit.data.stream import entries_of
 from alignkit.records import (
     Comparison,
@@ -56,11 +59,34 @@ def item_of(number: int, place: str, record: Record) -> Item:
 
 def items_of(path: str, as_: type[Record], format: str = "auto", split: str | None = None) -> Iterator[Item]:
     """Every record of a source; rows that cannot be read are passed over."""
-    number = 0
-    for entry in entries_of(path, as_, format, split):
-        for record in entry.records:
-            yield item_of(number, f"{entry.source.name}:{entry.line}", record)
-            number += 1
+    for taken in taken_of(path, as_, format, split):
+        yield from taken.items
+
+
+class Taken(NamedTuple):
+    """What became of one row: its items, or why it has none."""
+
+    file: str
+    place: str
+    """file:line."""
+    items: list[Item]
+    fault: str | None
+
+
+def taken_of(path: str, as_: type[Record], format: str, split: str | None) -> Iterator[Taken]:
+    """Every row of a source, as a stage takes it: an id may stand once in a file."""
+    ids, number = Ids(), 0
+    for source, line, _, records, fault in entries_of(path, as_, format, split):
+        place = f"{source.name}:{line}"
+        if fault is None and not records:
+            fault = f"holds no {as_.__name__}"
+        try:
+            ids.claim(ids_of(records), source.short, line)
+        except ValueError as error:
+            fault = str(error)
+        found = [] if fault else [item_of(number + more, place, record) for more, record in enumerate(records)]
+        number += len(found)
+        yield Taken(source.name, place, found, fault)
 
 
 def parts_of(record: Record) -> tuple[Messages, tuple[Messages, ...]]:

@@ -116,3 +116,11 @@ def test_every_kind_of_real_data(shared: Path, path: str, kind: str, records: in
     report = check_data(str(shared / "data" / path), asked=LIGHT)
     assert (report.as_, report.records, report.rejected) == (kind, records, 0)
     assert report.lengths
+
+
+def test_an_id_that_stands_twice_is_refused_as_a_stage_would(tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {n}", "id": str(n % 2)} for n in range(3)]
+    report = check_data(write(tmp_path / "a.jsonl", *rows, {"prompt": "question 1"}), asked=LIGHT)
+    rejected = named(report)["rejected_rows"]
+    assert (rejected.numbers["count"], rejected.samples[0].place) == (1, f"{tmp_path}/a.jsonl:3")
+    assert [one.place for one in named(report)["duplicates"].samples] == [f"{tmp_path}/a.jsonl:{n}" for n in (2, 4)]
