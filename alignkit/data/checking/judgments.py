@@ -168,10 +168,10 @@ def alpha(counts: NDArray[np.int64]) -> float:
 
     `counts` [U, C] are judgments of each unit by category; units judged once do not count. 1 where all are alike.
     """
-    counts = counts[counts.sum(1) > 1].astype(np.float64)
-    sizes = counts.sum(1, keepdims=True)
-    totals, number = counts.sum(0), counts.sum()
-    observed = (counts * (sizes - counts) / (sizes - 1)).sum()
+    units = counts[counts.sum(1) > 1].astype(np.float64)
+    sizes = units.sum(1, keepdims=True)
+    totals, number = units.sum(0), units.sum()
+    observed = (units * (sizes - units) / (sizes - 1)).sum()
     expected = (totals * (number - totals)).sum() / (number - 1)
     return 1.0 if expected == 0 else float(1.0 - observed / expected)
 
