@@ -6,8 +6,9 @@ scores count one half. Knows neither prompts nor what responses mean.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ LEAST = 40
 MOST_TOLD = 5
 CONFIDENCE = 1 - 0.05 / (len(WORDS) + len(STYLES))
 """Of each interval: 95 % for all of them together (Bonferroni)."""
-Ids = NDArray[np.int64]
+Ids = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -112,40 +113,48 @@ class Artefacts:
             what = "pairs" if self._paired else "responses of one label"
             return [fine("artefacts", f"{least:,} {what} are too few to look for artefacts in")]
         halves = _ids(self._better.half), _ids(self._worse.half)
-        told = [(look, self._tell(look, *halves)) for look in self._looks()]
-        numbers = {look.name: asdict(one) | {"values": telling(look)} for look, one in told}
-        plain = sorted((one for one in told if one[1].low > 0.5), key=lambda one: -one[1].accuracy)
+        told: dict[str, Told] = {}
+        values: dict[str, list[tuple[str, int, int]]] = {}
+        for look in self._looks():
+            told[look.name], values[look.name] = self._tell(look, *halves), telling(look)
+        numbers = {name: asdict(one) | {"values": values[name]} for name, one in told.items()}
+        plain = sorted((name for name in told if told[name].low > 0.5), key=lambda name: -told[name].accuracy)
         if not plain:
-            return [fine("artefacts", f"none of {len(told)} looks of a response tells its label better than chance", **numbers)]
-        best = plain[0][1]
+            return [
+                fine(
+                    "artefacts",
+                    f"none of {len(told)} looks of a response tells its label better than chance",
+                    **numbers,
+                )
+            ]
+        best = told[plain[0]]
         measured = (
-            f"looks of a response that alone tell held-out labels better than chance: {len(plain)} of {len(told)}, the "
-            f"best of them {percent(best.accuracy)}"
+            f"looks of a response that alone tell held-out labels better than chance: {len(plain)} of {len(told)}, "
+            f"the best of them {percent(best.accuracy)}"
         )
         effect = "A reward model can score by them without reading, and a policy then shows them for their own sake."
         severity = "warning" if best.low > 0.55 else "note"
-        lines = tuple(self._line(look, one) for look, one in plain)
+        lines = tuple(self._line(name, told[name], values[name]) for name in plain)
         return [Finding("artefacts", severity, measured, effect, ARTEFACT, numbers, details=lines)]
 
     def _tell(self, look: Look, better_half: Ids, worse_half: Ids) -> Told:
         return paired_accuracy(look, better_half) if self._paired else balanced_accuracy(look, better_half, worse_half)
 
-    def _line(self, look: Look, one: Told) -> str:
-        values = ", ".join(f"{value!r} {a:,} : {b:,}" for value, a, b in telling(look))
-        said = f"{look.name}: {percent(one.accuracy)}, [{100 * one.low:.1f}, {100 * one.high:.1f}] %"
+    def _line(self, name: str, one: Told, told: list[tuple[str, int, int]]) -> str:
+        values = ", ".join(f"{value!r} {a:,} : {b:,}" for value, a, b in told)
+        said = f"{name}: {percent(one.accuracy)}, [{100 * one.low:.1f}, {100 * one.high:.1f}] %"
         if not self._paired:
             return f"{said}; good : bad {values}"
         where = f"differs in {percent(one.decided)} of the pairs, right in {percent(one.right)} of those"
         return f"{said}; {where}; better : worse {values}"
 
-    def _looks(self) -> list[Look]:
+    def _looks(self) -> Iterator[Look]:
         sides = (self._better, self._worse)
-        words = zip(WORDS, *(side.words for side in sides), self._values, strict=True)
-        looks = [Look(name, _ids(a), _ids(b), values.texts()) for name, a, b, values in words]
+        for name, better, worse, values in zip(WORDS, *(side.words for side in sides), self._values, strict=True):
+            yield Look(name, _ids(better), _ids(worse), values.texts())
         bits = [_ids(side.styles) for side in sides]
         for bit, name in enumerate(STYLES):
-            looks.append(Look(name, bits[0] >> bit & 1, bits[1] >> bit & 1, ["absent", "present"]))
-        return looks
+            yield Look(name, bits[0] >> bit & 1, bits[1] >> bit & 1, ["absent", "present"])
 
 
 def paired_accuracy(look: Look, half: Ids) -> Told:
@@ -207,5 +216,5 @@ def _scores(look: Look, better: NDArray[np.bool_], worse: NDArray[np.bool_]) -> 
     return np.log(a + 1.0) - np.log(b + 1.0) - (np.log(a.sum() + 1.0) - np.log(b.sum() + 1.0))
 
 
-def _ids(numbers: Sequence[int]) -> Ids:
-    return np.asarray(numbers, dtype=np.int64)
+def _ids(numbers: array) -> Ids:  # type: ignore[type-arg]
+    return np.asarray(numbers)

@@ -1,7 +1,7 @@
 """How long prompts, answers and whole records are. Does not know what counts as too long."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,9 @@ class Distribution:
     """[B]"""
 
 
-def distribution(part: str, unit: str, lengths: Iterable[int]) -> Distribution | None:
+def distribution(part: str, unit: str, lengths: Sequence[int]) -> Distribution | None:
     """Of the lengths of a part; none where there are none."""
-    values = np.fromiter(lengths, dtype=np.int64)
+    values = np.asarray(lengths, dtype=np.int64)
     if not len(values):
         return None
     low, high = max(1, int(values.min())), max(2, int(values.max()))

@@ -38,10 +38,10 @@ class Against:
             prompts.append(fingerprint(beginning(item.record)))
             units.extend(_signed(*one) for one in judged(item))
             self._theirs += 1
-        unsorted = np.asarray(runs, dtype=np.uint64)
+        unsorted = np.asarray(runs)
         order = np.argsort(unsorted, kind="stable")
         self._runs, self._owners = unsorted[order], np.asarray(owners)[order]
-        self._prompts, self._units = np.sort(as_hashes(prompts)), np.unique(as_hashes(units))
+        self._prompts, self._units = np.sort(np.asarray(prompts)), np.unique(np.asarray(units))
         self._ours = self._judged = 0
         self._met_runs, self._met_records = array("Q"), array("I")
         self._quotes: dict[int, Sample] = {}
@@ -91,11 +91,11 @@ class Against:
         return Finding("shared_prompts", "problem", measured, SPOILED, OVERLAP, numbers, records=first)
 
     def _overlap(self) -> Finding:
-        runs, counts = np.unique(as_hashes(self._met_runs), return_counts=True)
+        runs, counts = np.unique(np.asarray(self._met_runs), return_counts=True)
         low, high = (np.searchsorted(self._runs, runs, side) for side in ("left", "right"))
         rare = (counts <= COMMON) & (high - low <= COMMON)
         theirs = len(np.unique(self._owners[within(self._runs, runs[rare])]))
-        ours = len(np.unique(np.asarray(self._met_records)[within(as_hashes(self._met_runs), runs[rare])]))
+        ours = len(np.unique(np.asarray(self._met_records)[within(np.asarray(self._met_runs), runs[rare])]))
         numbers = {"records": ours, "theirs": theirs, "their_records": self._theirs, "words": RUN}
         if not ours:
             return fine("overlap", f"no record shares a run of {RUN} words with {self.name}", **numbers)

@@ -1,7 +1,7 @@
 """What stands more than once: records, and prompts. Knows no label and no file."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,9 +59,9 @@ class Repeats:
         return [Finding("duplicate_prompts", "note", measured, effect, SHARED_PROMPTS, numbers, records=first)]
 
 
-def repeated(fingerprints: Iterable[int]) -> tuple[int, tuple[int, ...]]:
+def repeated(fingerprints: Sequence[int]) -> tuple[int, tuple[int, ...]]:
     """How many of them stood before, and the places of the first few such and of what they repeat."""
-    values = np.fromiter(fingerprints, dtype=np.uint64)
+    values = np.asarray(fingerprints, dtype=np.uint64)
     order = np.argsort(values, kind="stable")
     again = np.flatnonzero(values[order][1:] == values[order][:-1]) + 1
     later = np.sort(order[again])[:MOST_SAMPLES]
