@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from alignkit.batches import Example
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
@@ -143,7 +144,7 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
     )
 
 
-def load_ptx(options: PtxOptions, setting: Setting, run: Run, seed: int, budget: int) -> list[list[TokenSequence]]:
+def load_ptx(options: PtxOptions, setting: Setting, run: Run, seed: int, budget: int) -> Sequence[Example]:
     """The text that is trained beside the completions, as the sft or the pretrain stage would read it."""
     format, data = setting.format, options.data
 

@@ -4,8 +4,10 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 import torch
+from torch import Tensor
 
 from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
@@ -16,10 +18,19 @@ Example = Sequence[TokenSequence]
 
 
 class Epochs:
-    """Every example once an epoch, in an order drawn from (seed, epoch); an epoch's last batch may be smaller."""
+    """Every example once an epoch, in an order drawn from (seed, epoch); an epoch's last batch may be smaller.
 
-    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+    Of a mixture, `draws` says how many examples an epoch takes of each source of `sizes`, which stand one after the
+    other. Each source is gone through in orders of its own, drawn from (seed, source, pass): an epoch goes on where
+    the one before ended, so no example comes again before all of its source have come.
+    """
+
+    def __init__(
+        self, examples: int, batch_size: int, seed: int, sizes: Sequence[int] = (), draws: Sequence[int] = ()
+    ) -> None:
         self.examples, self.batch_size, self.seed = examples, min(batch_size, examples), seed
+        self.sizes, self.draws = sizes, draws
+        assert not draws or (sum(sizes) == sum(draws) == examples)
         self.steps = math.ceil(self.examples / self.batch_size)
         """Steps in one epoch."""
         self._order = -1, torch.zeros(0, dtype=torch.int64)
@@ -27,15 +38,49 @@ class Epochs:
     def batch(self, step: int) -> list[int]:
         """The examples of optimizer step `step` (from 0), over all ranks."""
         epoch, place = divmod(step, self.steps)
+        return self._of(epoch)[place * self.batch_size : (place + 1) * self.batch_size].tolist()
+
+    def drawn(self, steps: int) -> list[int]:
+        """How many examples of each source the first `steps` steps take."""
+        epochs, rest = divmod(steps, self.steps)
+        taken = self._of(epochs)[: rest * self.batch_size] if rest else torch.zeros(0, dtype=torch.int64)
+        ends = torch.tensor(self.sizes).cumsum(0)
+        last = torch.bucketize(taken, ends, right=True).bincount(minlength=len(self.sizes)).tolist()
+        return [epochs * draws + more for draws, more in zip(self.draws, last, strict=True)]
+
+    def _of(self, epoch: int) -> Tensor:
+        """The order of an epoch, [examples]: 8 bytes an example, those of a mixture 4; 16 while it is made."""
         if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(seed_of(self.seed, "epoch", epoch))
-            self._order = epoch, torch.randperm(self.examples, generator=generator)
-        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size].tolist()
+            self._order = -1, torch.zeros(0, dtype=torch.int64)
+            taken = self._taken(epoch) if self.draws else None
+            order = torch.randperm(self.examples, generator=_generator(self.seed, "epoch", epoch))
+            self._order = epoch, order if taken is None else taken[order]
+        return self._order[1]
+
+    def _taken(self, epoch: int) -> Tensor:
+        """The examples that an epoch draws of each source, [examples] int32, source by source."""
+        taken = torch.empty(self.examples, dtype=torch.int32)
+        filled = first = 0
+        for source, (size, draws) in enumerate(zip(self.sizes, self.draws, strict=True)):
+            draw, end = epoch * draws, (epoch + 1) * draws
+            while draw < end:
+                turn, place = divmod(draw, size)
+                count = min(size - place, end - draw)
+                order = torch.randperm(size, generator=_generator(self.seed, "source", source, turn))
+                taken[filled : filled + count] = order[place : place + count]
+                taken[filled : filled + count] += first
+                draw, filled = draw + count, filled + count
+            first += size
+        return taken
 
 
 def total_steps(options: TrainOptions, examples: int) -> int:
     """Optimizer steps of a whole training on so many examples."""
     return options.steps or max(1, round(options.epochs * Epochs(examples, options.batch_size, 0).steps))
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(*parts))
 
 
 def rows_of(examples: Sequence[Example], token_budget: int, rank: int = 0, ranks: int = 1) -> list[TrieBatch]:
@@ -49,3 +94,29 @@ def rows_of(examples: Sequence[Example], token_budget: int, rank: int = 0, ranks
 def seed_of(*parts: object) -> int:
     """A 32-bit number that depends on all parts and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")
+
+
+CHUNK = 1_024
+"""Examples that a validation has in memory at once."""
+
+
+class Chunks(Sequence[list[TrieBatch]]):
+    """This rank's rows of many examples, chunk by chunk; each is packed when it is asked for."""
+
+    def __init__(self, examples: Sequence[Example], size: int, token_budget: int, rank: int, ranks: int) -> None:
+        self._examples, self._size = examples, size
+        self._layout = token_budget, rank, ranks
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._examples) / self._size)
+
+    @overload
+    def __getitem__(self, index: int) -> list[TrieBatch]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[TrieBatch]]: ...
+    def __getitem__(self, index: int | slice) -> list[TrieBatch] | list[list[TrieBatch]]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return rows_of(self._examples[index * self._size : (index + 1) * self._size], *self._layout)

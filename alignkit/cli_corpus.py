@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.config import Config, InputError, Node, apply_overrides, build, load_yaml
-from alignkit.display import counting, number, print_json, print_table
+from alignkit.display import counting, describe, number, print_json, print_table
 from alignkit.options.corpus import CleanOptions, DedupOptions, SplitOptions
 
 SHOWN = 12
@@ -123,3 +123,17 @@ def _sample(tag: Any) -> None:
         print(f"  {sample['text'][:WIDTH]}")
         if "like" in sample:
             print(f"  kept: {sample['like'][:WIDTH]}")
+
+
+def epilog_of(options: type[Config]) -> str:
+    """A command's options by name, for its --help."""
+    described = [(name, kind, default, " ".join(text.split())) for name, kind, default, text in describe(options)]
+    lines = [
+        f"{name}: {kind}" + (f" = {default}" if default else "") + f" · {text}"
+        for name, kind, default, text in described
+    ]
+    return "\n\n".join(["Options (KEY=VALUE):", *lines])
+
+
+COMMANDS = ((clean, CleanOptions), (dedup, DedupOptions), (split, SplitOptions))
+"""Each command with its options."""

@@ -9,7 +9,7 @@ import typer
 from alignkit import cli_check, cli_corpus
 from alignkit.display import counting, number, print_json, print_table
 
-data = typer.Typer(help="Data: import it, clean it, deduplicate it, split it.", no_args_is_help=True)
+data = typer.Typer(help="Data: import it, check it, clean it, deduplicate it, split it.", no_args_is_help=True)
 
 MOST_FILES, MOST_REASONS = 20, 20
 """Lines of the tables in a terminal; `--json` has all."""
@@ -17,7 +17,7 @@ MOST_FILES, MOST_REASONS = 20, 20
 
 @data.callback()
 def _group() -> None:
-    """Data: import it, clean it, deduplicate it, split it."""
+    """Data: import it, check it, clean it, deduplicate it, split it."""
 
 
 @data.command(name="import")
@@ -83,5 +83,6 @@ def _show(done: Any) -> None:
     print(f"{total.records:,} records: {done.out}")
 
 
-for _command in (cli_check.check, cli_corpus.clean, cli_corpus.dedup, cli_corpus.split):
-    data.command()(_command)
+data.command()(cli_check.check)
+for _command, _options in cli_corpus.COMMANDS:
+    data.command(epilog=cli_corpus.epilog_of(_options))(_command)

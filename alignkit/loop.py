@@ -16,9 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from alignkit.batches import Epochs, Example, rows_of, seed_of, total_steps
+from alignkit.batches import CHUNK, Chunks, Epochs, Example, rows_of, seed_of, total_steps
 from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
-from alignkit.objective import NonFiniteLoss, Objective, Sums, evaluate_objective
+from alignkit.mixture import Mixture
+from alignkit.objective import NonFiniteLoss, Objective, Sums, evaluate_chunks, evaluate_objective
 from alignkit.optimize import (
     lost_updates,
     make_accelerator,
@@ -30,7 +31,7 @@ from alignkit.optimize import (
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.progress import peak_memory_bytes, progress
 from alignkit.runs import Run
-from alignkit.trie import TrieBatch
+from alignkit.source_losses import by_source
 
 __all__ = [
     "Example",
@@ -98,7 +99,8 @@ def fit(
 ) -> FitResult:
     """Trains `model` in place on `train`, one `update` a step, and goes on from the run's last checkpoint if any.
 
-    The batches depend on `seed` alone; runtime.token_budget and the number of processes change memory and speed. With
+    Of a Mixture each source's losses are logged beside those of all, and `validation` is to be one too. The batches
+    depend on `seed` alone; runtime.token_budget and the number of processes change memory and speed. With
     `run`: metrics, checkpoints, and in the end `save(run.model_dir)` on rank 0. With `options.patience`: the model
     ends with the weights of its best validation. `follower` moves after each step, before a validation or checkpoint.
     Raises NonFiniteLoss naming step and term.
@@ -137,11 +139,17 @@ class _Training:
         self.run, self.seed, self.follower = run, seed, follower
         self.main = self.accelerator.is_main_process
         self.optimizer = make_optimizer(self.model, options)
-        self.epochs = Epochs(len(train), options.batch_size, seed)
         self.total = total_steps(options, len(train))
+        if isinstance(train, Mixture):
+            self.epochs = Epochs(len(train), options.batch_size, seed, train.sizes, train.draws)
+            train.check_repeats(self.epochs, self.total)
+            self.objective = objective if objective.whole_step else by_source(objective, train.names)
+        else:
+            self.epochs = Epochs(len(train), options.batch_size, seed)
         self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
-        self.held_out = self.rows(validation)
+        size = len(validation) if objective.whole_step else CHUNK
+        self.held_out = Chunks(validation, max(1, size), *self.layout)
         self.validates = len(validation) > 0
         self.state = _State()
         self.best: dict[str, Tensor] = {}
@@ -176,7 +184,7 @@ class _Training:
         """One optimizer step; returns what it logs."""
         started = time.perf_counter()
         examples = [self.train[index] for index in self.epochs.batch(self.state.step)]
-        rows = self.rows(examples)
+        rows = rows_of(examples, *self.layout)
         # Dropout's numbers depend on the step alone, so that a resumed run needs no generator state.
         set_seed(seed_of(self.seed, "step", self.state.step, self.accelerator.process_index))
         factor = schedule_factor(self.options, self.state.step, self.total)
@@ -195,13 +203,14 @@ class _Training:
         rates = {"tokens_per_second": self.accelerator.num_processes * tokens / seconds, "seconds": seconds}
         return {**means, "learning_rate": factor * self.options.learning_rate, **rates}
 
-    def rows(self, examples: Sequence[Example]) -> list[TrieBatch]:
-        budget, process = self.runtime.token_budget, self.accelerator
-        return rows_of(examples, budget, process.process_index, process.num_processes)
+    @property
+    def layout(self) -> tuple[int, int, int]:
+        """What rows depend on beside examples: token budget, rank, ranks."""
+        return self.runtime.token_budget, self.accelerator.process_index, self.accelerator.num_processes
 
     def validate(self) -> None:
         with self.naming(f"validation after step {self.state.step}"):
-            means = evaluate_objective(self.model, self.held_out, self.objective, self.accelerator)
+            means = evaluate_chunks(self.model, self.held_out, self.objective, self.accelerator)
         self.log(self.state.step, {f"validation/{name}": value for name, value in means.items()})
         if self.state.best is None or means["loss"] < self.state.best:
             self.state.best, self.state.stale = means["loss"], 0

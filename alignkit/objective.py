@@ -42,6 +42,8 @@ class Objective:
     """batch -> n of every loss term and metric, each in its own unit: tokens, sequences, pairs, rankings …"""
     whole_step: bool = False
     """The loss is no sum over groups (batch statistics): it always sees the readings of the whole step."""
+    owner_readings: frozenset[str] = frozenset()
+    """The readings that are [O]; the others are [E]. Asked only where losses are told apart by source."""
 
 
 def keeping(objective: Objective, kept: list[Readings]) -> Objective:
@@ -83,14 +85,18 @@ def accumulate(
     accelerator: Accelerator | None = None,
     *,
     backward: bool,
+    counts: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """The mean of every term and metric over all batches and ranks, and `loss`, the sum of the terms' means.
 
     With `backward`, adds this rank's share of the loss gradient to the parameters' `.grad`: summed over the ranks it
-    is the gradient of `loss`. Terms without items count 0. Raises NonFiniteLoss naming the term, on all ranks alike.
+    is the gradient of `loss`. Terms without items count 0. With `counts`, of more than these batches, the means are
+    these batches' share of them. Raises NonFiniteLoss naming the term, on all ranks alike.
     """
     device = next(model.parameters()).device if accelerator is None else accelerator.device
     plan = _agree([batch.to(device) for batch in batches], objective, accelerator)
+    if counts is not None:
+        plan.counts = dict(counts)
     route = _two_passes if plan.two_pass else _one_pass
     with nullcontext() if backward else torch.no_grad():
         sums, loss = route(model, plan, objective, accelerator, backward)
@@ -280,9 +286,26 @@ def evaluate_objective(
     model: nn.Module, batches: Sequence[TrieBatch], objective: Objective, accelerator: Accelerator | None = None
 ) -> dict[str, float]:
     """The means of `accumulate` without gradients, the model in eval mode. `batches` are this rank's own."""
+    return evaluate_chunks(model, [batches], objective, accelerator)
+
+
+def evaluate_chunks(
+    model: nn.Module,
+    chunks: Sequence[Sequence[TrieBatch]],
+    objective: Objective,
+    accelerator: Accelerator | None = None,
+) -> dict[str, float]:
+    """The same of all chunks together, of which one is looked at at a time. All ranks have as many; a group stands in
+    one, and for an objective of the whole step there is but one."""
     training = model.training
     model.eval()
     try:
-        return accumulate(model, batches, objective, accelerator, backward=False)
+        if len(chunks) == 1:
+            return accumulate(model, chunks[0], objective, accelerator, backward=False)
+        device = next(model.parameters()).device if accelerator is None else accelerator.device
+        counts = _add(_agree([b.to(device) for b in chunk], objective, accelerator).counts for chunk in chunks)
+        return _add(
+            accumulate(model, chunk, objective, accelerator, backward=False, counts=counts) for chunk in chunks
+        )
     finally:
         model.train(training)

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat import ChatFormat, fit_length
 from alignkit.config import InputError
-from alignkit.data.load import load_data
-from alignkit.loop import FitResult, make_accelerator
+from alignkit.examples import discard_examples, read_examples
+from alignkit.loop import Example, FitResult, make_accelerator
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
@@ -85,43 +85,50 @@ def load_examples(
     run: Run,
     seed: int,
     budget: int,
-) -> tuple[list[list[TokenSequence]], list[list[TokenSequence]], list[R]]:
+) -> tuple[Sequence[Example], Sequence[Example], Sequence[R]]:
     """Training and validation examples within data.max_length, and the validation records that were kept.
 
     What was skipped or cut is logged as data/skipped and data/truncated (rankings whole, turns of a conversation one
     by one), unknown tokens as data/unknown_tokens, what the token contract met as data/unrendered,
     data/unextended_turns, data/thinking_off, data/merged_boundaries and data/control_text. Raises InputError.
     """
-    train, validation, sources = load_data(options, kind, seed)
-    run.add_data(sources)
     counts: Counter[str] = Counter()
-    bos = setting.format.tokenizer.bos_token_id
+    format = setting.format
+    bos = format.tokenizer.bos_token_id
 
-    def examples(records: Sequence[R]) -> list[tuple[R, list[TokenSequence]]]:
-        fitted = fit_examples(tokenize(records), options, budget, bos, counts, alike=issubclass(kind, Comparison))
-        return [(record, example) for record, example in zip(records, fitted, strict=True) if example is not None]
+    def make(records: Sequence[R], held_out: bool, first: int) -> Sequence[Example | None]:
+        alike = issubclass(kind, Comparison)
+        examples = fit_examples(tokenize(records), options, budget, bos, counts, alike=alike)
+        if not held_out:
+            _count_unknown(format.tokenizer, [s for example in examples for s in example or ()], counts)
+        return examples
 
-    kept, held_out = examples(train), examples(validation)
-    if not kept:
-        raise InputError(f"data: none of {len(train)} training records is left; look at data.max_length and over_long")
-    counts += _unknown_tokens(setting.format.tokenizer, [sequence for _, example in kept for sequence in example])
-    counts += _contract_counts(setting.format)
-    run.log(
-        0, {"data/train": len(kept), "data/validation": len(held_out), **{f"data/{k}": n for k, n in counts.items()}}
-    )
-    return [e for _, e in kept], [e for _, e in held_out], [r for r, _ in held_out]
+    tokens = [format.tokenizer.get_vocab(), format.hash]
+    found = read_examples(options, kind, make, (counts, format.counts), run, seed, tokens)
+    _say_unknown(counts)
+    counts += _contract_counts(format)
+    logged = {f"data/{name}": n for name, n in counts.items() if name != "tokens"}
+    run.log(0, {**found.sizes(), **logged})
+    return found.train, found.validation, found.held_out
 
 
-def _unknown_tokens(tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequence]) -> Counter[str]:
-    """How many tokens are the unknown one, said aloud: nothing else shows that the vocabulary lacks a word."""
-    ids = [id for sequence in sequences for id in sequence.ids]
+def _count_unknown(
+    tokenizer: PreTrainedTokenizerBase, sequences: Sequence[TokenSequence], counts: Counter[str]
+) -> None:
+    """Count the tokens, and how many of them are the unknown one."""
     others = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    count = 0 if tokenizer.unk_token_id in {None, *others} else ids.count(tokenizer.unk_token_id)
-    if count:
+    counts["tokens"] += sum(len(sequence.ids) for sequence in sequences)
+    if tokenizer.unk_token_id not in {None, *others}:
+        counts["unknown_tokens"] += sum(list(sequence.ids).count(tokenizer.unk_token_id) for sequence in sequences)
+
+
+def _say_unknown(counts: Counter[str]) -> None:
+    """Said aloud: nothing else shows that the vocabulary lacks a word."""
+    if counts["unknown_tokens"]:
         logger.warning(
-            f"data: {count:,} of {len(ids):,} tokens are unknown to the model's tokenizer; nothing is learnt of them"
+            f"data: {counts['unknown_tokens']:,} of {counts['tokens']:,} tokens are unknown to the model's tokenizer; "
+            "nothing is learnt of them"
         )
-    return Counter({"unknown_tokens": count} if count else {})
 
 
 def _contract_counts(format: ChatFormat) -> Counter[str]:
@@ -192,4 +199,5 @@ def _with(sequence: TokenSequence, columns: dict[str, float]) -> TokenSequence:
 
 def finish(run: Run, result: FitResult, metrics: dict[str, Any] | None = None) -> None:
     """Mark an offline stage's run done; its own metrics stand first."""
+    discard_examples(run)
     run.finish({**(metrics or {}), **result.metrics}, result.throughput, result.peak_memory_bytes, run.model_dir)

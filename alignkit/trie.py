@@ -121,6 +121,28 @@ def join(batches: Sequence[TrieBatch]) -> TrieBatch:
     )
 
 
+def restrict(batch: TrieBatch, owners: Tensor) -> TrieBatch:
+    """The sequences that `owners`, bool [O], names, with their entries, as a batch without tokens."""
+    entries = owners[batch.owner]
+    nodes = batch.ids[:0]
+    return replace(
+        batch,
+        ids=nodes,
+        positions=nodes,
+        end=nodes,
+        source=batch.source[entries],
+        target=batch.target[entries],
+        owner=(owners.cumsum(0) - 1)[batch.owner[entries]],
+        weight=batch.weight[entries],
+        entry=batch.entry[entries],
+        last=batch.last[owners],
+        owners=batch.owners[owners],
+        group=batch.group[owners],
+        entry_columns={name: column[entries] for name, column in batch.entry_columns.items()},
+        owner_columns={name: column[owners] for name, column in batch.owner_columns.items()},
+    )
+
+
 def sum_by_owner(values: Tensor, batch: TrieBatch) -> Tensor:
     """Σ over each sequence's entries: [E] -> [O]."""
     return torch.zeros(len(batch.owners), dtype=values.dtype, device=values.device).index_add(0, batch.owner, values)

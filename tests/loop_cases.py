@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from alignkit import loop
 from alignkit.config import Config
 from alignkit.loop import FitResult, Objective, Sums, evaluate_objective, fit, make_optimizer, update
+from alignkit.mixture import Mixture
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.packing import pack
 from alignkit.runs import Run
@@ -81,7 +83,7 @@ def ranking_count(batch: TrieBatch) -> dict[str, float]:
     return {"ranking": rankings, "accuracy": rankings, "nll": float(batch.weight.sum())}
 
 
-RANKING = Objective(read_scores, ranking_loss, ranking_count)
+RANKING = Objective(read_scores, ranking_loss, ranking_count, owner_readings=frozenset({"score"}))
 
 
 def spread_loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
@@ -169,6 +171,26 @@ def whole_training(run: Run | None, accelerator: Accelerator | None = None) -> t
     return result, model
 
 
+QUIET = RuntimeOptions(trackers=[], token_budget=60, device="cpu")
+
+
+def mixed_examples(most: tuple[float | None, float | None] = (None, None)) -> Mixture:
+    """4 examples of "few" and 12 of "many", of which an epoch of 16 draws 12 and 4."""
+    return Mixture(("few", "many"), (examples(4, seed=4), examples(12, seed=5)), (12, 4), most)
+
+
+def mixed_training(accelerator: Accelerator | None = None) -> tuple[FitResult, Tiny]:
+    """8 steps on a mixture in batches of 5, 5, 5 and 1; validation in chunks of 2, the last of them one example."""
+    model = Tiny()
+    validation = Mixture(("few", "many"), (examples(2, seed=8), examples(3, seed=9)))
+    options = TrainOptions(learning_rate=0.01, batch_size=5, epochs=2)
+    chunk, loop.CHUNK = loop.CHUNK, 2
+    try:
+        return fit(model, mixed_examples(), validation, RANKING, options, QUIET, None, 3, accelerator), model
+    finally:
+        loop.CHUNK = chunk
+
+
 def main(folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2, "two independent processes instead of one group"
@@ -181,6 +203,9 @@ def main(folder: Path) -> None:
         result, model = whole_training(run, accelerator)
         parameters = {key: p.tolist() for key, p in model.named_parameters()}
         (folder / f"{part}-{rank}.json").write_text(json.dumps({"metrics": result.metrics, "parameters": parameters}))
+    result, model = mixed_training(accelerator)
+    parameters = {key: p.tolist() for key, p in model.named_parameters()}
+    (folder / f"mixed-{rank}.json").write_text(json.dumps({"metrics": result.metrics, "parameters": parameters}))
     for setting, (name, budgets, batch) in SETTINGS.items():
         history, model = trajectory(name, lambda rank, b=budgets: b[rank], batch=batch, accelerator=accelerator)
         parameters = {key: p.tolist() for key, p in model.named_parameters()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop_cases import SETTINGS, Tiny, trajectory, whole_training
+from loop_cases import SETTINGS, Tiny, mixed_training, trajectory, whole_training
 
 from alignkit.runs import read_metrics
 
@@ -50,6 +50,14 @@ def test_a_whole_training_in_two_processes_equals_one_and_resumes_to_the_same_bi
     assert_equal(model, first["parameters"])
     steps = [line["step"] for line in read_metrics(folder / "run") if "grad_norm" in line]
     assert steps == [1, 2, 3, 4], "the resumed training must log each step once"
+
+
+def test_a_mixture_in_two_processes_gives_the_trajectory_of_one(folder: Path) -> None:
+    result, model = mixed_training()
+    first, other = (json.loads((folder / f"mixed-{rank}.json").read_text()) for rank in range(2))
+    assert first == other and "ranking/few" in first["metrics"]
+    assert first["metrics"] == pytest.approx(result.metrics, rel=1e-5)
+    assert_equal(model, first["parameters"])
 
 
 def assert_equal(model: Tiny, parameters: dict[str, list]) -> None:

@@ -16,19 +16,21 @@ def document_sequences(
     max_length: int,
     fim_rate: float = 0.0,
     seed: int = 0,
+    first: int = 0,
 ) -> list[list[TokenSequence]]:
     """One list of pieces per document: the tokenizer's own beginning, the text, EOS; every token but the first
     weighs 1.
 
     A piece after the first begins with the last token of the one before, which it only conditions on, so each token is
     predicted exactly once. The column `bytes` holds the document's UTF-8 bytes, on its first piece. With `fim_rate`,
-    that share of the documents, drawn by `seed`, is rearranged: prefix, suffix, then the middle to be filled in.
+    that share of the documents is rearranged: prefix, suffix, then the middle to be filled in; which ones, `seed`
+    draws by their numbers, from `first` on.
     """
     plain = [document.text for document in documents]
     encoded: list[list[int]] = tokenizer(plain)["input_ids"] if plain else []
     sequences: list[list[TokenSequence]] = []
     for index, (text, ids) in enumerate(zip(plain, encoded, strict=True)):
-        rng = Random(f"{seed}/{index}")
+        rng = Random(f"{seed}/{first + index}")
         if rng.random() < fim_rate:
             ids = _fill_in_the_middle(text, tokenizer, rng)
         if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:

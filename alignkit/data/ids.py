@@ -9,7 +9,8 @@ class Ids:
     """The ids given so far and where each stands. They lie in a temporary database that ends with the object."""
 
     def __init__(self) -> None:
-        self._places = sqlite3.connect("", isolation_level=None)
+        # not bound to a thread: a tokenizer in training draws its texts in one of its own
+        self._places = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._places.execute("PRAGMA journal_mode = OFF")
         self._places.execute("CREATE TABLE places (id TEXT PRIMARY KEY, file TEXT, line INTEGER) WITHOUT ROWID")
         self._places.execute("BEGIN")

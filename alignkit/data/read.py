@@ -1,7 +1,7 @@
 """One file of data into records, with errors that name file, line and field. Knows neither layouts nor forms."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -12,7 +12,7 @@ from alignkit.config import InputError
 from alignkit.data.files import rows_of
 from alignkit.data.formats import FORMATS, SHAPING, UnknownForm, detect, known_forms, to_records
 from alignkit.data.ids import Ids
-from alignkit.data.layouts import Bad
+from alignkit.data.layouts import Bad, Rows
 from alignkit.data.turns import first_fault
 from alignkit.lineage import sha256_file
 from alignkit.records import Record
@@ -43,26 +43,48 @@ def read(
     no row is left. A file that is no data at all (missing, not gzip, not UTF-8 text, broken list) always raises.
     """
     path = Path(path)
-    reader = RowReader(as_, format, f"{path}: ")
     records: list[R] = []
     rejected: list[tuple[int, str]] = []
-    ids = Ids()
     rows = 0
-    for line, row in rows_of(path):
+    for line, found, fault in read_rows(rows_of(path), as_, format, str(path)):
         rows += 1
+        records.extend(found)
+        if fault is not None:
+            rejected.append((line, fault))
+    check_rows(str(path), as_, rejected, rows, len(records), on_invalid)
+    return ReadResult(records, rejected, sha256_file(path), rows)
+
+
+def read_rows(rows: Rows, as_: type[R], format: str, name: str) -> Iterator[tuple[int, list[R], str | None]]:
+    """(line, records, None) of every row of a file, or (line, [], fault) where it cannot be used."""
+    reader = RowReader(as_, format, f"{name}: ")
+    ids = Ids()
+    for line, row in rows:
+        found: list[R] = []
+        fault = None
         try:
             found = reader.records(row)
-            ids.claim(ids_of(found), str(path), line)
-            records.extend(found)
+            ids.claim(ids_of(found), name, line)
         except UnknownForm as error:
-            rejected.append((line, f"{error}. {known_forms('`data.format`')}"))
+            found, fault = [], f"{error}. {known_forms('`data.format`')}"
         except ValueError as error:
-            rejected.append((line, str(error)))
+            found, fault = [], str(error)
+        yield line, found, fault
+
+
+def check_rows(
+    name: str,
+    as_: type[Record],
+    rejected: Sequence[tuple[int, str]],
+    rows: int,
+    records: int,
+    on_invalid: Literal["error", "skip"],
+) -> None:
+    """Raises InputError for rejected rows that may not be skipped, and for a file without any record."""
     if rejected and (on_invalid == "error" or not records):
-        raise InputError(_complaint(path, rejected, rows, on_invalid))
+        raise InputError(_complaint(name, rejected, rows, on_invalid))
     if not records:
-        raise InputError(f"{path}: holds no {as_.__name__}" + ("" if rows else "; the file is empty"))
-    return ReadResult(records, rejected, sha256_file(path), rows)
+        raise InputError(f"{name}: holds no {as_.__name__}" + ("" if rows else "; the file is empty"))
 
 
 class RowReader(Generic[R]):
@@ -102,7 +124,7 @@ def ids_of(records: list[R]) -> list[str]:
     return [name for record in records if (name := vars(record).get("id")) is not None]
 
 
-def _complaint(path: Path, rejected: list[tuple[int, str]], rows: int, on_invalid: str) -> str:
+def _complaint(path: str, rejected: Sequence[tuple[int, str]], rows: int, on_invalid: str) -> str:
     line, reason = rejected[0]
     text = f"{path}:{line}: {reason}"
     if on_invalid == "skip":

@@ -1,11 +1,9 @@
 """Where an import finds its rows: a file, a folder, or a data set on a hub. Does not know what a row means."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from alignkit.config import InputError
 from alignkit.data.files import COMPRESSED, SUFFIXES, files_of, rows_of
@@ -29,7 +27,7 @@ def sources_of(path: str, split: str | None, config: str | None) -> tuple[list[S
     """The sources at a path or of a hub's name, and the files of a folder that are none, hidden ones left out."""
     place = Path(path)
     if not place.exists():
-        return [Source(path, path, _hub_rows(path, split or "train", config))], []
+        return [Source(path, path, hub_rows(path, split or "train", config))], []
     if config is not None:
         raise InputError(f"{path}: `--config` names a part of a data set on a hub; leave it out")
     if place.is_dir():
@@ -43,17 +41,35 @@ def sources_of(path: str, split: str | None, config: str | None) -> tuple[list[S
     return [Source(path, place.name, rows_of(place))], []
 
 
-def _hub_rows(name: str, split: str, config: str | None) -> Iterator[tuple[int, Any]]:
-    """The rows of a data set, streamed; raises InputError where there is none, or the network ends."""
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or Path(name).suffix in (*SUFFIXES, *COMPRESSED):
-        raise InputError(f"{name}: there is no such file or folder")
+def hub_revision(name: str, where: str = "") -> str:
+    """The commit that a data set's name on a hub stands for now. Raises InputError where the hub gives none."""
+    _check_name(name, where)
+    hub = import_module("huggingface_hub")
     try:
-        data = import_module("datasets").load_dataset(name, config, split=split, streaming=True)
+        return str(hub.dataset_info(name, timeout=10).sha)
+    except Exception as error:  # whatever a missing network or name raises
+        raise InputError(f"{where}{': ' if where else ''}{_no_data(name, error)}") from error
+
+
+def hub_rows(name: str, split: str, config: str | None = None, revision: str | None = None) -> Rows:
+    """The rows of a data set, streamed; raises InputError where there is none, or the network ends."""
+    _check_name(name)
+    try:
+        data = import_module("datasets").load_dataset(name, config, split=split, revision=revision, streaming=True)
         for number, row in enumerate(data, start=1):
             yield number, as_json(row)
     except Exception as error:  # whatever a missing network, name, split or config raises
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{name}: is neither a file or folder here nor a data set whose split {split!r} a hub gives: "
-            f"{type(error).__name__}: {reason[:300]}"
-        ) from error
+        raise InputError(_no_data(name, error, f" whose split {split!r}")) from error
+
+
+def _check_name(name: str, where: str = "") -> None:
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or Path(name).suffix in (*SUFFIXES, *COMPRESSED):
+        raise InputError(f"{where}{': ' if where else ''}{name}: there is no such file or folder")
+
+
+def _no_data(name: str, error: Exception, which: str = " that") -> str:
+    reason = " ".join(str(error).split())
+    return (
+        f"{name}: is neither a file or folder here nor a data set{which} a hub gives: {type(error).__name__}: "
+        f"{reason[:300]}"
+    )

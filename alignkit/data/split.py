@@ -1,8 +1,12 @@
 """Who is held out for validation, by the hash of the conversation's beginning. Knows no file and no stage."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alignkit.config import InputError
 from alignkit.records import Demonstration, Document, Messages, Prompt, Record
@@ -25,47 +29,47 @@ def beginning(record: Record) -> str:
 
 
 def hold_out(records: Sequence[R], share: float, seed: int) -> tuple[list[R], list[R]]:
-    """(train, validation). `share` below 1: that share of all beginnings; else at least that many records.
+    """(train, validation), as `held_out` says of each record."""
+    out = held_out(draws_of(records, seed), share)
+    train = [record for record, held in zip(records, out, strict=True) if not held]
+    return train, [record for record, held in zip(records, out, strict=True) if held]
+
+
+def draws_of(records: Iterable[Record], seed: int) -> NDArray[np.float64]:
+    """[N] a number in [0, 1) for each record, which depends on its beginning and the seed alone."""
+    return np.fromiter((draw(beginning(record), seed) for record in records), np.float64)
+
+
+def held_out(draws: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """[N] who is held out, by their draws. `share` below 1: that share of all beginnings; else at least that many
+    records; 0: none.
 
     Records with the same beginning fall on the same side, and with a share a record's side does not change when others
     are added. At least one record stays on each side. Raises InputError where that cannot be.
     """
-    if share == 0:
-        return list(records), []
-    draws = [draw(beginning(record), seed) for record in records]
-    order = sorted(set(draws))
-    if len(order) < 2:
+    total = len(draws)
+    if share == 0 or not total:
+        return np.zeros(total, np.bool_)
+    lowest, highest = draws.min(initial=1.0), draws.max(initial=0.0)
+    if lowest >= highest:
         raise InputError(
-            f"`data.validation`: all {len(records)} records begin with the same question, so none can be held out; "
+            f"`data.validation`: all {total} records begin with the same question, so none can be held out; "
             "set validation: 0, or give more data"
         )
+    if share >= total:
+        raise InputError(f"`data.validation`: {share:g} records are to be held out of {total}; hold out fewer")
     if share < 1:
-        below = max(order[0], max((draw for draw in order if draw < share), default=0.0))
+        below = max(lowest, draws.max(where=draws < share, initial=0.0))
     else:
-        below = _enough(draws, order, share, len(records))
-    below = min(below, order[-2])
-    train = [record for record, draw in zip(records, draws, strict=True) if draw > below]
-    return train, [record for record, draw in zip(records, draws, strict=True) if draw <= below]
+        last = math.ceil(share) - 1
+        below = np.partition(draws, last)[last]
+    return draws <= min(below, draws.max(where=draws < highest, initial=0.0))
 
 
 def draw(text: str, seed: int) -> float:
     """A number in [0, 1) that depends on the text and the seed alone."""
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
-
-
-def _enough(draws: Sequence[float], order: Sequence[float], count: float, total: int) -> float:
-    if count >= total:
-        raise InputError(f"`data.validation`: {count:g} records are to be held out of {total}; hold out fewer")
-    sizes: dict[float, int] = {}
-    for draw in draws:
-        sizes[draw] = sizes.get(draw, 0) + 1
-    held = 0
-    for draw in order:
-        held += sizes[draw]
-        if held >= count:
-            return draw
-    return order[-1]
 
 
 def cut_document(document: Document, share: float) -> tuple[Document, Document]:

@@ -1,4 +1,4 @@
-"""Rows taken one by one at the door: their records as lines, ids that stand once, rejects listed. Does not know where to."""
+"""Rows taken at the door: their records as lines, ids that stand once, rejects listed. Knows not where they go."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO

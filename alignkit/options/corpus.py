@@ -87,6 +87,9 @@ class MinhashOptions(Config):
     """Hashes of a band."""
     words: int = Field(default=5, ge=1)
     """Words of a shingle. Texts with fewer have no near duplicates, only exact ones."""
+    numbers: bool = False
+    """Tell numbers apart. Without it texts that differ in numbers alone are equal here, as dated pages should be and
+    sums should not."""
 
 
 class DedupOptions(Config):

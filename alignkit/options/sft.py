@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, ModelOptions, TrainOptions, check_patience
+from alignkit.options.mixture import MixedDataOptions
+from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 
 
 class SftTrain(TrainOptions):
@@ -20,7 +21,7 @@ class SftConfig(Config):
 
     model: ModelOptions
     """The model to start from."""
-    data: DataOptions
+    data: MixedDataOptions
     """Demonstrations."""
     train: SftTrain = SftTrain()
     """The optimiser and its schedule."""

@@ -80,9 +80,14 @@ class DataOptions(Config):
     on_invalid: Literal["error", "skip"] = "error"
     """What happens to a record that cannot be read; those skipped are counted."""
 
+    @property
+    def mixed(self) -> bool:
+        """Whether the records come from several sources, which `path` and `world` are not."""
+        return False
+
     @model_validator(mode="after")
     def _check_source(self) -> Self:
-        if (self.path is None) == (self.world is None):
+        if (self.path is None) == (self.world is None) and not self.mixed:
             raise ValueError("give exactly one of `path` (a file) and `world` (the built-in generator)")
         if self.world is not None and self.rows is None:
             raise ValueError("`world` needs `rows`: how many records to generate")

@@ -10,6 +10,7 @@ from alignkit.config import Config
 from alignkit.options import STAGES
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
+from alignkit.options.mixture import SourceOptions
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import DataOptions
 from alignkit.options.trl import TrlConfig
@@ -64,7 +65,7 @@ def _ours(stage: str, config: Config) -> bool:
 def _fault(
     name: str, made: Config, stage: str, config: Config, group: BaseModel | None, keys: list[str]
 ) -> str | None:
-    as_data = isinstance(group, DataOptions)
+    as_data = isinstance(group, DataOptions | SourceOptions)
     if not isinstance(made, SampleConfig | CritiqueConfig):
         what = "the results of an evaluation" if isinstance(made, EvaluateConfig) else "a model"
         if as_data or isinstance(made, EvaluateConfig):
@@ -75,7 +76,7 @@ def _fault(
     chosen = [file for file in made.files if group.split is None or file.startswith(group.split)]
     if len(chosen) != 1:
         return f"{name} leaves {' and '.join(made.files)}: name one of them with `split`, as in split: {made.files[0]}"
-    if keys != ["data"]:
+    if keys not in (["data"], ["data", "sources"]):
         return None
     wanted = kind_read(stage, config)
     if FILES[chosen[0]] in SERVES.get(wanted, (wanted,)):
@@ -87,7 +88,7 @@ def _fault(
 def _references(value: Any, keys: list[str], group: BaseModel | None = None) -> Iterator[tuple[list[str], str, Any]]:
     """(dotted keys, name, the group it stands in) of each reference."""
     if isinstance(value, str) and (match := REFERENCE.fullmatch(value)):
-        yield (keys[:-1] if isinstance(group, DataOptions) else keys), match[1], group
+        yield (keys[:-1] if isinstance(group, DataOptions | SourceOptions) else keys), match[1], group
     elif isinstance(value, BaseModel):
         for key in type(value).model_fields:
             yield from _references(getattr(value, key), [*keys, key], value)

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from transformers import AutoConfig
 
 from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError
-from alignkit.data.load import load_data
+from alignkit.data.load import load_data, places_of
+from alignkit.data.streamed import open_stream
 from alignkit.environment.episodes import Episodes
 from alignkit.environment.seam import announced, build_environment
 from alignkit.evaluation.answers import open_format
@@ -20,6 +22,7 @@ from alignkit.judging import check_judge
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.kto import KtoConfig
+from alignkit.options.mixture import MixedDataOptions
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.sample import SampleConfig
@@ -40,6 +43,8 @@ Prompted = PpoConfig | EvaluateConfig | SampleConfig | CritiqueConfig
 """The options of stages that have prompts answered."""
 SPOKEN = ("chat_template", "eos_token", "template_kwargs")
 """The options of a model that say how it is spoken to from then on."""
+STREAMED = 10_000
+"""Records of a streamed source that are checked."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,12 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     if data is None:
         return Checked(stage.name, 0, note="nothing to read yet")
     kind = kind_read(stage.type, config)
-    train, validation, _ = load_data(data, kind, config.model_dump().get("seed", 0))
-    records = [*train, *validation]
+    records = _records(data, kind, config.model_dump().get("seed", 0))
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
-    note = "" if len(there) == len(formats) else "tokens are checked when the model they are for is there"
+    streamed = isinstance(data, MixedDataOptions) and data.stream
+    note = f"the first {STREAMED:,} records of each source" if streamed else ""
+    note = note if len(there) == len(formats) else "tokens are checked when the model they are for is there"
     if isinstance(config, Prompted):
         prompts = [one for one in records if isinstance(one, Prompt)]
         lengths, left_out = _check_prompts(step, config, prompts, there, steps)
@@ -96,15 +102,34 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     return Checked(stage.name, len(records), len(lengths), sum(lengths), max(lengths, default=0), left_out, note)
 
 
+def _records(data: DataOptions, kind: type[Record], seed: int) -> list[Record]:
+    """All records that a stage will use; of streamed ones the first of each source."""
+    if isinstance(data, MixedDataOptions) and data.stream:
+        streams = [open_stream(place, kind, data.on_invalid) for place in places_of(data)]
+        return [record for stream in streams for record in islice(stream, STREAMED)]
+    train, validation, _ = load_data(data, kind, seed)
+    return [*train, *validation]
+
+
 def _lying(data: DataOptions | None, steps: Mapping[str, Step]) -> DataOptions | None:
-    """The options with the folder of what an earlier stage has made; None where that is not made yet."""
-    reference = REFERENCE.fullmatch(data.path) if data is not None and data.path is not None else None
-    if data is None or reference is None:
-        return data
-    made = steps[reference[1]]
-    if made.state != "done" or made.record is None:
+    """The options with the folders of what earlier stages have made; None where one is not made yet."""
+    if data is None:
         return None
-    return data.model_copy(update={"path": str(made.directory / made.record.artifact)})
+    places = [_lying_at(place.path, steps) for place in places_of(data)]
+    if any(path is None and place.path is not None for path, place in zip(places, places_of(data), strict=True)):
+        return None
+    if isinstance(data, MixedDataOptions) and data.sources is not None:
+        sources = [place.model_copy(update={"path": p}) for place, p in zip(data.sources, places, strict=True)]
+        return data.model_copy(update={"sources": sources})
+    return data.model_copy(update={"path": places[0]})
+
+
+def _lying_at(path: str | None, steps: Mapping[str, Step]) -> str | None:
+    reference = REFERENCE.fullmatch(path) if path is not None else None
+    if reference is None:
+        return path
+    made = steps[reference[1]]
+    return None if made.state != "done" or made.record is None else str(made.directory / made.record.artifact)
 
 
 def _examples(config: Config, records: Sequence[Record], format: ChatFormat) -> list[list[TokenSequence]]:

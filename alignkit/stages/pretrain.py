@@ -1,6 +1,7 @@
 """Pretraining: next-token training on documents, from a new model or on from a checkpoint. Knows no other stage."""
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from alignkit.chat import extend_embeddings
 from alignkit.chat.tokens import add_special_tokens
 from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
-from alignkit.data.load import load_data
+from alignkit.data.load import load_parts
 from alignkit.data.tokenizer import FILL, train_tokenizer
-from alignkit.loop import Objective, Sums, fit, make_accelerator
+from alignkit.examples import discard_examples, read_examples
+from alignkit.loop import Example, Objective, Sums, fit, make_accelerator
 from alignkit.models import load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
@@ -24,19 +26,17 @@ from alignkit.policy import Policy
 from alignkit.prepare import fit_examples
 from alignkit.records import Document
 from alignkit.runs import Run
-from alignkit.trie import TokenSequence, TrieBatch
+from alignkit.trie import TrieBatch
 
 
 def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     """Pretrain, and return the folder of the artifact: a plain checkpoint with its tokenizer."""
-    train, validation, sources = load_data(config.data, Document, config.seed)
-    run.add_data(sources)
     accelerator = make_accelerator(runtime)
     start = config.model
     if start is None:
         folder = run.directory / "initial"
-        if run.is_main:
-            create_model(config, train, folder)
+        if run.is_main and not (folder / "config.json").exists():
+            create_model(config, folder)
         accelerator.wait_for_everyone()
         start = ModelOptions(path=str(folder))
     tokenizer = load_tokenizer(start.path)
@@ -46,25 +46,28 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     if new:
         extend_embeddings(policy.model, tokenizer, new)
 
-    def pieces(documents: Sequence[Document], fim_rate: float = 0.0) -> list[list[TokenSequence]]:
-        found = document_sequences(documents, tokenizer, config.data.max_length, fim_rate, config.seed)
-        fitted = fit_examples(found, config.data, runtime.token_budget, None, Counter())
-        return [example for example in fitted if example is not None]
+    def make(documents: Sequence[Document], held_out: bool, first: int) -> Sequence[Example | None]:
+        rate = 0.0 if held_out else config.fim_rate
+        found = document_sequences(documents, tokenizer, config.data.max_length, rate, config.seed, first)
+        return fit_examples(found, config.data, runtime.token_budget, None, Counter())
 
-    examples, held_out = pieces(train, config.fim_rate), pieces(validation)
-    run.log(0, {"data/train": len(examples), "data/validation": len(held_out)})
+    found = read_examples(config.data, Document, make, (), run, config.seed, tokenizer.get_vocab())
+    run.log(0, found.sizes())
 
     def save(folder: Path) -> None:
         save_model(policy.model, policy.adapted, folder)
         tokenizer.save_pretrained(folder)
 
-    result = fit(policy, examples, held_out, OBJECTIVE, config.train, runtime, run, config.seed, accelerator, save)
+    result = fit(
+        policy, found.train, found.validation, OBJECTIVE, config.train, runtime, run, config.seed, accelerator, save
+    )
+    discard_examples(run)
     perplexity = {"perplexity": math.exp(min(result.metrics["nll"], 700.0))}
     run.finish({**result.metrics, **perplexity}, result.throughput, result.peak_memory_bytes, run.model_dir)
     return run.model_dir
 
 
-def create_model(config: PretrainConfig, documents: Sequence[Document], folder: Path) -> None:
+def create_model(config: PretrainConfig, folder: Path) -> None:
     """Write an untrained checkpoint: the tokenizer, trained on the documents, and weights drawn from the seed."""
     assert config.architecture is not None
     options = config.tokenizer
@@ -73,14 +76,18 @@ def create_model(config: PretrainConfig, documents: Sequence[Document], folder: 
         add_special_tokens(tokenizer, FILL if config.fim_rate else ())
     else:
         extra = FILL if config.fim_rate else ()
-        texts = (document.text for document in documents)
+        parts, _ = load_parts(config.data, Document, config.seed)
+        texts = (document.text for part in parts for document in part.train)
         tokenizer = train_tokenizer(texts, options.kind, options.vocabulary, extra)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         shape = configuration(config.architecture, tokenizer, config.data.max_length)
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    temporary = folder.with_name(f"{folder.name}.partial")
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def configuration(shape: ArchitectureOptions, tokenizer: PreTrainedTokenizerBase, context: int) -> PretrainedConfig:

@@ -77,7 +77,7 @@ def ranking_objective(margin: float, centring_coef: float) -> Objective:
         terms = ["ranking", "accuracy", "score_gap"] + ["centring"] * bool(centring_coef)
         return dict.fromkeys(terms, rankings)
 
-    return Objective(read, loss, count)
+    return Objective(read, loss, count, owner_readings=frozenset({"scores"}))
 
 
 def _pairs(batch: TrieBatch) -> tuple[Tensor, Tensor, Tensor]:

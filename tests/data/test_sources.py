@@ -19,7 +19,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What the loader was asked for."""
     calls: list[tuple[Any, ...]] = []
 
-    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> datasets.IterableDataset:
+    def load_dataset(
+        name: str, config: str | None, *, split: str, revision: None, streaming: bool
+    ) -> datasets.IterableDataset:
         calls.append((name, config, split, streaming))
         if split != "train":
             raise ValueError(f"Bad split: {split}.\nAvailable splits: ['train']")

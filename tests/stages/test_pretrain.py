@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
+from alignkit.data.load import load_data
 from alignkit.data.tokenizer import FILL, train_tokenizer
 from alignkit.data.world import generate
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
@@ -72,7 +73,7 @@ def test_a_run_leaves_a_plain_checkpoint_whose_validation_transformers_confirms(
 def held_out_texts(documents: list[str]) -> list[str]:
     """The validation documents of `options()`, as the reader splits them."""
     config = options(data={**DATA, "validation": 30})
-    _, validation, _ = pretrain.load_data(config.data, Document, config.seed)
+    _, validation, _ = load_data(config.data, Document, config.seed)
     assert 30 <= len(validation) < 60 and {d.text for d in validation} <= set(documents)
     return [document.text for document in validation]
 

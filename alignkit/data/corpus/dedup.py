@@ -186,7 +186,8 @@ def _exact(reader: Any, rows: Path, folder: Path, count: int) -> list[Stage]:
 
 
 def _minhash(reader: Any, rows: Path, folder: Path, count: int, options: MinhashOptions) -> list[Stage]:
-    config = MinhashConfig(n_grams=options.words, num_buckets=options.bands, hashes_per_bucket=options.rows)
+    norm = TextNormConfig(norm_numbers=not options.numbers)
+    config = MinhashConfig(options.words, options.bands, options.rows, norm_config=norm)
     hashes, pairs, groups = (str(folder / name) for name in ("hashes", "pairs", "groups"))
     removed = shard_writer(folder / "removed", ("minhash", "near another record", ""))
     filter = MinhashDedupFilter(groups, exclusion_writer=removed, load_cluster_ids=True)

@@ -92,7 +92,7 @@ class Gather(PipelineStep):
             worst = max(tags.values(), key=lambda tag: tag.records)
             raise InputError(
                 f"{removed:,} of {total:,} records would be removed, more than most_removed: "
-                f"{self.most_removed:g} allows; most by {worst.step} ({worst.reason}: {worst.records:,}). Nothing was written"
+                f"{self.most_removed:g} allows; {worst.records:,} by {worst.step} ({worst.reason}). Nothing is written"
             )
         changed: Counter[str] = Counter()
         masked: Counter[str] = Counter()

@@ -6,75 +6,65 @@ has. Other identifiers: zeros and a count that fails the check. Secret: the same
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from alignkit.data.personal.numbers import TEST_CARDS
 
 AREAS = ("202", "212", "303", "312", "404", "415", "503", "602", "702", "808")
-MOST = 10_000
-"""Different placeholders of a kind whose range is not smaller."""
+NETS = ("192.0.2", "198.51.100", "203.0.113")
+BEGINNING = re.compile(
+    r"https://[^/]+/services/|[A-Za-z]{2,10}[_-](?:(?:live|proj|ant|pat)[_-])?|A[A-Z0-9]{3}(?=[A-Z0-9]{16}$)|eyJ|SG\."
+)
+"""What tells the type of a secret, and is kept."""
 
 
-def placeholders(kind: str, value: str) -> Iterator[str]:
-    """The placeholders that may stand for a value of this kind, best first; finitely many."""
-    return MAKERS[kind](value)
+def placeholder(kind: str, value: str, number: int) -> str:
+    """The placeholder of this number, from 0, for a value of this kind; where the range ends, it begins again."""
+    return MAKERS[kind](value, number)
 
 
-def _email(value: str) -> Iterator[str]:
-    yield from (f"user{number}@example.com" for number in range(1, MOST))
+def _email(value: str, number: int) -> str:
+    return f"user{number + 1}@example.com"
 
 
-def _telephone(value: str) -> Iterator[str]:
-    form = (
-        "+1 {}-555-{:04}"
-        if value.lstrip("(").startswith(("+", "00"))
-        else "({}) 555-{:04}"
-        if "(" in value
-        else "{}-555-{:04}"
-    )
-    yield from (form.format(area, number) for area in AREAS for number in range(100, 200))
+def _telephone(value: str, number: int) -> str:
+    area, line = AREAS[number // 100 % len(AREAS)], 100 + number % 100
+    if value.lstrip("(").startswith(("+", "00")):
+        return f"+1 {area}-555-{line:04}"
+    return f"({area}) 555-{line:04}" if "(" in value else f"{area}-555-{line:04}"
 
 
-def _ip(value: str) -> Iterator[str]:
-    if ":" in value:
-        yield from (f"2001:db8::{number:x}" for number in range(1, MOST))
-    else:
-        nets = ("192.0.2", "198.51.100", "203.0.113")
-        yield from (f"{net}.{number}" for net in nets for number in range(1, 255))
+def _ip(value: str, number: int) -> str:
+    return f"2001:db8::{number + 1:x}" if ":" in value else f"{NETS[number // 254 % 3]}.{number % 254 + 1}"
 
 
-def _card(value: str) -> Iterator[str]:
+def _card(value: str, number: int) -> str:
     digits = re.sub(r"\D", "", value)
-    cards = TEST_CARDS[digits[0]]
-    for card in sorted(cards, key=lambda card: len(card) != len(digits)):
-        yield _refilled(value, card) if len(card) == len(digits) else card
+    fitting = [card for card in TEST_CARDS[digits[0]] if len(card) == len(digits)]
+    cards = fitting or TEST_CARDS[digits[0]]
+    card = cards[number % len(cards)]
+    return _refilled(value, card) if fitting else card
 
 
-def _iban(value: str) -> Iterator[str]:
-    letters = len(re.sub(r"\s", "", value))
-    yield from (_refilled(value, f"{value[:2]}00{number:0{letters - 4}}") for number in range(1, MOST))
+def _iban(value: str, number: int) -> str:
+    length = sum(char.isalnum() for char in value)
+    return _refilled(value, f"{value[:2]}00{number + 1:0{length - 4}}")
 
 
-def _national_id(value: str) -> Iterator[str]:
+def _national_id(value: str, number: int) -> str:
     """Digits become zeros and a count, letters X; the shape stays."""
     places = sum(char.isdigit() for char in value)
-    for number in range(1, MOST):
-        digits = iter(f"{number:0{places}}"[-places:])
-        yield "".join(next(digits) if char.isdigit() else "X" if char.isalpha() else char for char in value)
+    digits = iter(f"{number + 1:0{places}}"[-places:])
+    return "".join(next(digits) if char.isdigit() else "X" if char.isalpha() else char for char in value)
 
 
-def _secret(value: str) -> Iterator[str]:
+def _secret(value: str, number: int) -> str:
     if value.startswith("-----BEGIN"):
         lines = value.splitlines()
-        yield from (f"{lines[0]}\nEXAMPLE{number:057}\n{lines[-1]}" for number in range(1, MOST))
-        return
-    beginning = re.match(
-        r"https://[^/]+/services/|[A-Za-z]{2,10}[_-](?:(?:live|proj|ant|pat)[_-])?|A[A-Z0-9]{3}(?=[A-Z0-9]{16}$)|eyJ|SG\.",
-        value,
-    )
+        return f"{lines[0]}\nEXAMPLE{number + 1:057}\n{lines[-1]}"
+    beginning = BEGINNING.match(value)
     start = beginning[0] if beginning else ""
-    for number in range(1, MOST):
-        yield f"{start}EXAMPLE{number:0{max(4, len(value) - len(start) - 7)}}"
+    return f"{start}EXAMPLE{number + 1:0{max(4, len(value) - len(start) - 7)}}"
 
 
 def _refilled(shape: str, characters: str) -> str:
@@ -83,7 +73,7 @@ def _refilled(shape: str, characters: str) -> str:
     return "".join(next(left) if char.isalnum() else char for char in shape)
 
 
-MAKERS: dict[str, Callable[[str], Iterator[str]]] = {
+MAKERS: dict[str, Callable[[str, int], str]] = {
     "secret": _secret,
     "email": _email,
     "iban": _iban,

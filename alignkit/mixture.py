@@ -1,0 +1,88 @@
+"""The examples of several sources as one sequence, and how often each source is drawn. Knows no file and no loss."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import overload
+
+from alignkit.batches import Epochs, Example
+from alignkit.config import InputError
+
+SOURCE = "source"
+"""The column that holds the number of the source that a sequence is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture(Sequence[Example]):
+    """The examples of all sources, one source after the other; in each sequence's columns stands its source."""
+
+    names: Sequence[str]
+    parts: Sequence[Sequence[Example]]
+    draws: Sequence[int] = ()
+    """How many examples an epoch takes of each source: as many in all as there are."""
+    most: Sequence[float | None] = ()
+    """How often a whole training may take the examples of each source."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Examples of each source."""
+        return [len(part) for part in self.parts]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        ends = list(accumulate(self.sizes))
+        if not -ends[-1] <= index < ends[-1]:
+            raise IndexError(index)
+        index %= ends[-1]
+        source = bisect_right(ends, index)
+        example = self.parts[source][index - ends[source]]  # counted from the part's end
+        return [replace(sequence, columns={**sequence.columns, SOURCE: float(source)}) for sequence in example]
+
+    def check_repeats(self, epochs: Epochs, steps: int) -> None:
+        """Raises InputError where `steps` steps take the examples of a source more often than they may."""
+        if not any(self.most):
+            return
+        for name, size, drawn, most in zip(self.names, self.sizes, epochs.drawn(steps), self.most, strict=True):
+            if most is not None and drawn > most * size:
+                raise InputError(
+                    f"data.sources: {steps:,} steps draw {drawn:,} of the {size:,} examples of {name}, each "
+                    f"{drawn / size:.2f} times, and its `epochs` allows {most:g}; lower its share or train.epochs, "
+                    "or raise `epochs`"
+                )
+
+
+def draws_of(
+    names: Sequence[str], sizes: Sequence[int], weights: Sequence[float] | None, temperature: float
+) -> list[int]:
+    """How many examples an epoch takes of each source: shares of as many as there are in all, by largest remainders.
+
+    Shares are the weights by their sum, or, without weights, p_s ∝ n_s^(1/T) (Arivazhagan et al. 2019,
+    https://arxiv.org/abs/1907.05019; mT5's α is 1/T, https://arxiv.org/abs/2010.11934). Raises InputError for a
+    source whose share is less than one example.
+    """
+    if weights is None:
+        largest = math.log(max(sizes))
+        weights = [math.exp((math.log(size) - largest) / temperature) for size in sizes]
+    total = sum(sizes)
+    exact = [total * weight / math.fsum(weights) for weight in weights]
+    draws = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda source: draws[source] - exact[source])
+    for source in by_remainder[: total - sum(draws)]:
+        draws[source] += 1
+    for name, share, count in zip(names, exact, draws, strict=True):
+        if not count:
+            raise InputError(
+                f"data.sources: the share of {name} is {share:.2g} of the {total:,} examples of an epoch, less than "
+                "one; raise its weight, or leave it out"
+            )
+    return draws

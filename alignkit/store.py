@@ -1,0 +1,143 @@
+"""Examples on the disk: written once, in steps that survive a kill, and read by number. Knows no record and no stage.
+
+A file is an SQLite database: a row holds one example as JSON, and reading one takes a few pages, never the file.
+"""
+
+import errno
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, overload
+
+from alignkit.batches import Example
+from alignkit.trie import TokenSequence
+
+
+class StoredExamples(Sequence[Example]):
+    """The examples of one table of a whole file, [N]; each is read when it is asked for."""
+
+    def __init__(self, path: Path, table: str, count: int) -> None:
+        # immutable: no locks, which some shared file systems lack
+        self._database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+        self._query = f'SELECT example FROM "{table}" WHERE id = ?'
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        return _decoded(self._database.execute(self._query, (index % self._count,)).fetchone()[0])
+
+
+class StoreWriter:
+    """Fills tables of examples in a file that another name, `.partial`, marks as unfinished until `finish`.
+
+    What is added between two `commit`s is there afterwards as a whole or not at all. Opened again with the key it was
+    begun with, it goes on after the last commit; with another key it begins anew.
+    """
+
+    def __init__(self, path: Path, key: str, tables: Sequence[str]) -> None:
+        self.path, self._partial = path, path.with_name(f"{path.name}.partial")
+        path.unlink(missing_ok=True)
+        if _state(self._partial, False).get("key") != key:
+            for name in (self._partial.name, f"{self._partial.name}-journal"):
+                path.with_name(name).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self._partial, isolation_level=None)
+        self._key = key
+        with _disk(path):
+            self._database.execute("BEGIN")
+            for table in tables:
+                self._database.execute(f'CREATE TABLE IF NOT EXISTS "{table}" (id INTEGER PRIMARY KEY, example TEXT)')
+            self._database.execute("CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY, value TEXT)")
+            self._database.execute("COMMIT")
+        state = _state(self._partial, False)
+        self.notes: dict[str, Any] = state.get("notes", {})
+        """What was committed last, beside the examples."""
+        self._counts: dict[str, int] = {table: 0 for table in tables} | state.get("counts", {})
+        self._database.execute("BEGIN")
+
+    def add(self, table: str, examples: Sequence[Example]) -> None:
+        """Append examples to a table. Raises OSError where the disk is full."""
+        rows = [(self._counts[table] + n, _encoded(example)) for n, example in enumerate(examples)]
+        with _disk(self.path):
+            self._database.executemany(f'INSERT INTO "{table}" VALUES (?, ?)', rows)
+        self._counts[table] += len(rows)
+
+    def commit(self, notes: Mapping[str, Any]) -> None:
+        """Keep what was added, with notes (plain JSON). Raises OSError where the disk is full."""
+        state = json.dumps({"key": self._key, "counts": self._counts, "notes": dict(notes)})
+        with _disk(self.path):
+            self._database.execute("INSERT OR REPLACE INTO state VALUES (0, ?)", (state,))
+            self._database.execute("COMMIT")
+            self._database.execute("BEGIN")
+
+    def finish(self) -> None:
+        """Give the file its name: from now on it is whole."""
+        self._database.execute("COMMIT")
+        self._database.close()
+        self._partial.replace(self.path)
+
+
+def read_store(path: Path, key: str) -> tuple[dict[str, StoredExamples], dict[str, Any]] | None:
+    """The tables of a whole file that was made with this key, and its notes; None where there is none."""
+    state = _state(path, True)
+    if state.get("key") != key:
+        return None
+    return {table: StoredExamples(path, table, count) for table, count in state["counts"].items()}, state["notes"]
+
+
+def discard_store(path: Path) -> None:
+    """Remove the file; what was opened of it can still be read."""
+    path.unlink(missing_ok=True)
+
+
+def _state(path: Path, whole: bool) -> dict[str, Any]:
+    """What the last commit said; nothing where there is no file, or it is none of ours."""
+    if not path.exists():
+        return {}
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1" if whole else str(path), uri=whole)
+    try:
+        row = database.execute("SELECT value FROM state").fetchone()
+        return json.loads(row[0]) if row else {}
+    except sqlite3.DatabaseError:  # cut off before its first commit
+        return {}
+    finally:
+        database.close()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(errno.ENOSPC, f"the examples cannot be written to {path.parent}: {error}") from error
+
+
+def _encoded(example: Example) -> str:
+    assert not any(sequence.token_columns for sequence in example)
+    rows = [[list(sequence.ids), _runs(sequence.weights), dict(sequence.columns)] for sequence in example]
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def _runs(weights: Sequence[float]) -> list[tuple[int, float]]:
+    """Each weight once, with how often it stands in a row."""
+    return [(sum(1 for _ in same), weight) for weight, same in groupby(weights)]
+
+
+def _decoded(text: str) -> list[TokenSequence]:
+    return [
+        TokenSequence(ids, [weight for count, weight in runs for _ in range(count)], columns=columns)
+        for ids, runs, columns in json.loads(text)
+    ]
