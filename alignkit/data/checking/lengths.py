@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alignkit.data.checking.items import Item
+from alignkit.data.checking.items import Item, parts_of, said
 
 BINS = 40
 """Of a histogram; their edges grow by a constant factor."""
@@ -51,10 +51,11 @@ class Lengths:
         self._parts = {part: array("I") for part in ("prompt", "answer", "whole")}
 
     def add(self, item: Item) -> None:
+        asked = len(said(parts_of(item.record)[0], roles=False))
         if item.prompt:
-            self._parts["prompt"].append(len(item.prompt))
+            self._parts["prompt"].append(asked)
             self._parts["answer"].extend(map(len, item.answers))
-        self._parts["whole"].append(len(item.prompt) + sum(map(len, item.answers)))
+        self._parts["whole"].append(asked + sum(map(len, item.answers)))
 
     def distributions(self) -> list[Distribution]:
         """Of the parts that there are."""

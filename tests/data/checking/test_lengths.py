@@ -30,4 +30,4 @@ def test_parts_of_records() -> None:
     for item in items(demonstration("why", "so"), document("text")):
         lengths.add(item)
     found = {one.part: (one.count, one.total) for one in lengths.distributions()}
-    assert found == {"prompt": (1, len("user: why")), "answer": (1, 2), "whole": (2, len("user: why") + 2 + 4)}
+    assert found == {"prompt": (1, 3), "answer": (1, 2), "whole": (2, 3 + 2 + 4)}
