@@ -1,6 +1,7 @@
 """The command `alignkit data check`: asks, shows a report, ends with a code. Does not know what is measured.
 
-Exit codes: 0 done; 2 the input is wrong, or, with --strict, a problem or a warning was found that is not ignored.
+Exit codes: 0 done; 1 the page cannot be written; 2 the input is wrong, or, with --strict, a problem or a warning was
+found that is not ignored.
 """
 
 from dataclasses import asdict
@@ -58,6 +59,8 @@ def check(
     checking = import_module("alignkit.data.checking")
     if as_ is not None and as_ not in checking.KINDS:
         raise typer.BadParameter(f"{as_!r}: give one of {', '.join(checking.KINDS)}", param_hint="--as")
+    if html is not None and html.is_dir():
+        raise InputError(f"--html {html}: is a folder; name the file that is to be written in it")
     asked = checking.Asked(model, chat_template, max_length, token_records, tuple(against or ()), personal)
     with counting() as tell:
         report = checking.check_data(source, as_, format=format, split=split, asked=asked, tell=tell)
@@ -65,19 +68,27 @@ def check(
     for name in ignore or ():
         if name not in names:
             raise InputError(f"--ignore {name}: there is no such finding; found: {', '.join(names)}")
-    if html is not None:
-        import_module("alignkit.report.data_page").write_page(report, html)  # imports matplotlib
     if as_json:
         print_json(asdict(report))
     else:
         _show(report)
-        if html is not None:
+    if html is not None:
+        _write(report, html)
+        if not as_json:
             print(f"\nThe same as a page, with charts: {html}")
     failed = [one.name for one in report.findings if one.severity in ("problem", "warning")]
     failed = [name for name in failed if name not in (ignore or ())]
     if strict and failed:
         typer.echo(f"error: --strict: {', '.join(failed)}", err=True)
         raise typer.Exit(2)
+
+
+def _write(report: Any, html: Path) -> None:
+    try:
+        import_module("alignkit.report.data_page").write_page(report, html)  # imports matplotlib
+    except OSError as error:
+        typer.echo(f"error: {html}: cannot be written: {error.strerror or error}", err=True)
+        raise typer.Exit(1) from error
 
 
 def _show(report: Any) -> None:

@@ -83,3 +83,11 @@ def test_the_page_needs_no_other_file(command: Command) -> None:
     assert not [mark for mark in ("http://", "https://", "src=", "@import") if mark in page]
     assert page.count("url(") == page.count("url(#")
     assert page.index("cannot be read") < page.index("are empty")
+
+
+def test_a_page_that_cannot_be_written(command: Command) -> None:
+    Path("folder").mkdir()
+    assert command("good.jsonl", "--html", "folder")[0] == 2
+    Path("file").touch()
+    code, _, errors = command("good.jsonl", "--html", "file/page.html")
+    assert (code, errors.startswith("error: file/page.html: cannot be written")) == (1, True)

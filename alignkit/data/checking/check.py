@@ -104,26 +104,23 @@ def check_data(
         findings.append(not_looked())
     wanted = {number for one in findings for number in one.records}
     seen = _samples(items_of(source, kind, format, split), wanted)
-    mask = masked if look else str
-    findings = [
-        replace(shown(one, seen, mask), mend=filled(one.mend, source, as_, asked.against))
-        for one in by_severity(findings)
-    ]
-    distributions = [*lengths.distributions(), *(tokens.distributions if tokens else [])]
+    mask = masked if can_look() else str
     total = rows.total()
-    files, against = len(rows.counts), list(asked.against)
     return Report(
-        source,
-        as_,
-        files,
-        total.rows,
-        rows.records,
-        total.rejected,
-        against,
-        asked.model,
-        asked.max_length,
-        distributions,
-        findings,
+        source=source,
+        as_=as_,
+        files=len(rows.counts),
+        rows=total.rows,
+        records=rows.records,
+        rejected=total.rejected,
+        against=list(asked.against),
+        model=asked.model,
+        max_length=asked.max_length,
+        lengths=[*lengths.distributions(), *(tokens.distributions if tokens else [])],
+        findings=[
+            replace(shown(one, seen, mask), mend=filled(one.mend, source, as_, asked.against))
+            for one in by_severity(findings)
+        ],
     )
 
 

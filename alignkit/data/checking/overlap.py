@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from alignkit.data.checking.finding import MOST_SAMPLES, Finding, Sample, fine, of
+from alignkit.data.checking.finding import MOST_SAMPLES, Finding, Sample, Severity, fine, of
 from alignkit.data.checking.items import Item, fingerprint
 from alignkit.data.checking.judgments import judged
 from alignkit.data.checking.mending import CONTRADICTIONS_AGAINST, OVERLAP
@@ -22,6 +22,8 @@ COMMON = 10
 """A run that stands in more records than this is a common phrase."""
 MOST_QUOTED, QUOTES = 1000, 5
 """Runs of which the words are kept, to be quoted: in all, and about so many of one text."""
+SPOILS = 0.01
+"""Share of the other set's records from which on it is spoilt as a test."""
 SPOILED = "What is trained on these is no longer tested by them: results there will be too good."
 
 
@@ -88,7 +90,7 @@ class Against:
             f"{of(theirs, self._theirs, 'records')} do so"
         )
         first = tuple(self._same_prompt[:MOST_SAMPLES])
-        return Finding("shared_prompts", "problem", measured, SPOILED, OVERLAP, numbers, records=first)
+        return Finding("shared_prompts", self._severity(theirs), measured, SPOILED, OVERLAP, numbers, records=first)
 
     def _overlap(self) -> Finding:
         runs, counts = np.unique(np.asarray(self._met_runs), return_counts=True)
@@ -106,7 +108,10 @@ class Against:
         kept = set(runs[rare].tolist())
         quotes = {sample.place: sample for run, sample in self._quotes.items() if run in kept}
         samples = tuple(quotes.values())[:MOST_SAMPLES]
-        return Finding("overlap", "problem", measured, SPOILED, OVERLAP, numbers, samples)
+        return Finding("overlap", self._severity(theirs), measured, SPOILED, OVERLAP, numbers, samples)
+
+    def _severity(self, theirs: int) -> Severity:
+        return "problem" if theirs > SPOILS * self._theirs else "warning"
 
     def _contradictions(self) -> list[Finding]:
         if not (self._judged and len(self._units)):

@@ -27,6 +27,12 @@ def test_a_run_of_thirteen_words_is_an_overlap() -> None:
     assert told["overlap"].severity == "problem"
 
 
+def test_a_hundredth_of_a_test_set_may_overlap() -> None:
+    rest = [document(f"another text {n}") for n in range(99)]
+    assert found(Against("test", items(document(TEXT), *rest)), document(TEXT))["overlap"].severity == "warning"
+    assert found(Against("test", items(document(TEXT), *rest[1:])), document(TEXT))["overlap"].severity == "problem"
+
+
 def test_what_many_records_hold_is_a_common_phrase() -> None:
     many = [document(f"{TEXT} number{n}") for n in range(11)]
     assert found(Against("test", items(document(TEXT))), *many)["overlap"].severity == "fine"
