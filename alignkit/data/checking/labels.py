@@ -91,7 +91,7 @@ class PairOrder:
                     self._scored,
                     "ranked pairs",
                     "have equal scores",
-                    "Their judge saw no difference: the order is chance, and half of these labels are wrong.",
+                    "Their judge saw no difference: the order is chance, and such labels are noise.",
                     LEVEL,
                 ),
                 self._against.finding(
