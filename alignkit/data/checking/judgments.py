@@ -53,18 +53,18 @@ class Judgments:
     def findings(self) -> list[Finding]:
         if not self.units:
             return []
-        table = self.table()
+        table, things = self.table(), "pairs" if self._as == "comparisons" else "responses"
         counts = table.counts()
         again = counts.sum(1) > 1
         if not again.any():
-            return [fine("contradictions", f"none of {len(counts):,} judgments is about what another judged")]
+            return [fine("contradictions", f"none of {len(counts):,} {things} is judged more than once")]
         split = again & (counts > 0).all(1)
         total, bad = int(again.sum()), int(split.sum())
         agreement = pairwise_agreement(counts)
         numbers = {"units": total, "contradictory": bad, "agreement": agreement, "alpha": alpha(counts)}
         raters = f", {len(self._names)} named annotators" if self._names else ""
         measured = (
-            f"{of(bad, total, 'things judged more than once')} are judged both ways{raters}; agreement "
+            f"{of(bad, total, f'{things} judged more than once')} are judged both ways{raters}; agreement "
             f"{percent(agreement)}, Krippendorff's alpha {numbers['alpha']:.2f}"
         )
         kappa = table.kappa()
