@@ -7,9 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from alignkit import cli_check, cli_corpus
+from alignkit.cli_tokenizer import tokenizer
 from alignkit.display import counting, number, print_json, print_table
 
 data = typer.Typer(help="Data: import it, check it, clean it, deduplicate it, split it.", no_args_is_help=True)
+data.add_typer(tokenizer, name="tokenizer")
 
 MOST_FILES, MOST_REASONS = 20, 20
 """Lines of the tables in a terminal; `--json` has all."""

@@ -35,19 +35,34 @@ HEAD_FILE = "head.safetensors"
 """What makes a checkpoint a scorer: the head of `alignkit.scorer`."""
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint. Raises InputError where there is none."""
+def load_tokenizer(path: str, option: str = "model.path") -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. Raises InputError naming the option where there is none."""
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(_missing(path, "tokenizer", error)) from error
+        raise InputError(_missing(path, "tokenizer", error, option)) from error
 
 
-def _missing(path: str, what: str, error: Exception) -> str:
+def load_checkpoint(path: str, option: str = "model.path") -> PreTrainedModel:
+    """A checkpoint's whole weights in their own precision, to be changed and saved again.
+
+    Raises InputError naming the option for adapters, reward models, and where there is no language model.
+    """
+    if is_adapter(path):
+        raise InputError(f"{option}: {path!r} is a LoRA adapter; name its base, or a model with whole weights")
+    if (Path(path) / HEAD_FILE).is_file():
+        raise InputError(f"{option}: {path!r} is a reward model, which cannot speak; name a language model")
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(_missing(path, "model", error, option)) from error
+
+
+def _missing(path: str, what: str, error: Exception, option: str = "model.path") -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if not Path(path).exists() and "/" in path and not path.startswith((".", "/")):
-        return f"model.path: {path!r} is no folder here, and the hub did not answer: give a local folder"
-    return f"model.path: no {what} can be loaded from {path!r}: {reason}"
+        return f"{option}: {path!r} is no folder here, and the hub did not answer: give a local folder"
+    return f"{option}: no {what} can be loaded from {path!r}: {reason}"
 
 
 def load_policy(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -137,28 +137,48 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]
 
 
 @torch.no_grad()
-def extend_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: Sequence[int]) -> None:
-    """Give the token ids `new` rows in the input and output embeddings: the mean of the other tokens' rows, plus
-    seeded noise of 1/100 of their deviation, without which a frozen head could never tell two new tokens apart.
+def extend_embeddings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    new: Sequence[int],
+    pieces: Mapping[int, Sequence[int]] | None = None,
+    pad_to_multiple_of: int | None = None,
+) -> None:
+    """Give the token ids `new` rows in the input and output embeddings. A token that stands for several old ones, its
+    `pieces`, gets the mean of their rows (Gee et al. 2022, arXiv:2402.09977); any other the mean of all old rows
+    (Hewitt 2021), plus seeded noise of 1/100 of their deviation, without which a frozen head could never tell two
+    new tokens apart.
 
-    The model grows where it has fewer rows than the tokenizer has tokens. Call it before adapters are injected; under
-    LoRA these rows stay frozen unless the adapter trains them (peft's `trainable_token_indices`).
+    The model grows where it has fewer rows than the tokenizer has tokens, to a multiple if asked. Call it before
+    adapters are injected; under LoRA these rows stay frozen unless the adapter trains them (peft's
+    `trainable_token_indices`).
     """
-    if not new:
+    if not new and not pad_to_multiple_of:
         return
-    if model.get_input_embeddings().weight.shape[0] < len(tokenizer):
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    old = torch.ones(len(tokenizer), dtype=torch.bool)
-    old[list(new)] = False
+    before = model.get_input_embeddings().weight.shape[0]
+    tokens = max([len(tokenizer), *(id + 1 for id in new)])
+    if before < tokens or (pad_to_multiple_of and before % pad_to_multiple_of):
+        model.resize_token_embeddings(max(before, tokens), pad_to_multiple_of, mean_resizing=False)
+    rows = model.get_input_embeddings().weight.shape[0]
+    fresh = [*new, *range(max(before, tokens), rows)]
+    if not fresh:
+        return
+    old = torch.zeros(rows, dtype=torch.bool)
+    old[: len(tokenizer)] = True
+    old[fresh] = False
     head = model.get_output_embeddings()
     tables = {
         layer.weight.data_ptr(): layer.weight for layer in (model.get_input_embeddings(), head) if layer is not None
     }
     for table in tables.values():
-        rows = table[: len(tokenizer)][old.to(table.device)]
-        deviation = rows[:: 1 + len(rows) // 4096].float().std(0)
-        noise = torch.randn(len(new), rows.shape[1], generator=torch.Generator().manual_seed(0)).to(rows.device)
-        table[list(new)] = (rows.mean(0, dtype=torch.float32) + 0.01 * deviation * noise).to(table.dtype)
+        kept = table[old.to(table.device)]
+        deviation = kept[:: 1 + len(kept) // 4096].float().std(0)
+        noise = torch.randn(len(fresh), kept.shape[1], generator=torch.Generator().manual_seed(0)).to(kept.device)
+        table[fresh] = (kept.mean(0, dtype=torch.float32) + 0.01 * deviation * noise).to(table.dtype)
+        for id, parts in (pieces or {}).items():
+            table[id] = table[list(parts)].mean(0, dtype=torch.float32).to(table.dtype)
     bias = getattr(head, "bias", None)
     if bias is not None:
-        bias[list(new)] = bias[: len(tokenizer)][old.to(bias.device)].mean()
+        bias[fresh] = bias[old.to(bias.device)].mean()
+        for id, parts in (pieces or {}).items():
+            bias[id] = bias[list(parts)].mean()

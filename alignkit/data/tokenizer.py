@@ -1,9 +1,11 @@
-"""Trains tokenizers on a user's own text: byte-level BPE, words or characters; knows nothing of models or stages.
+"""Trains tokenizers on a stream of texts: BPE, unigram, words or characters; knows nothing of models or stages.
 
 The result is a plain transformers tokenizer: it begins every text with BOS, has EOS and PAD of its own and the two
-marks of ChatML, and `save_pretrained` writes what `AutoTokenizer.from_pretrained` reads.
+marks of ChatML, and `save_pretrained` writes what `AutoTokenizer.from_pretrained` reads. Texts are read once and not
+kept: memory grows with their different words.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
@@ -13,12 +15,16 @@ from transformers import PreTrainedTokenizerFast
 
 from alignkit.config import InputError
 
-TokenizerKind = Literal["bpe", "word", "character"]
+TokenizerKind = Literal["bpe", "unigram", "word", "character"]
 BOS, EOS, PAD, UNKNOWN = "<|bos|>", "<|eos|>", "<|pad|>", "<|unk|>"
 CHAT = ("<|im_start|>", "<|im_end|>")
 FILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 # What chat templates print between the marks: always in a vocabulary of words or characters.
 _SCAFFOLD = "system\nuser\nassistant\ntool\n"
+_ALPHABET = pre_tokenizers.ByteLevel.alphabet()
+_END = "\n"
+"""No letter of that alphabet."""
+_AT_ONCE = 4096
 
 
 def train_tokenizer(
@@ -26,14 +32,21 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer of at most `vocabulary` tokens, special ones included.
 
-    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `word`: one token per word,
-    number or mark, the most frequent first, others become the unknown token; spaces are set anew (one between
-    words, none before a mark). `character`: one token per character, likewise and without loss. Raises InputError
-    where the vocabulary cannot hold what it must.
+    `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `unigram`: a language model of
+    pieces of bytes (Kudo 2018, arXiv:1804.10959), likewise without loss; two trainings differ in the last digits of
+    its scores, as `tokenizers` sums in no fixed order. `word`: one token per word, number or mark, the most frequent
+    first, others become the unknown token; spaces are set anew (one between words, none before a mark). `character`:
+    one token per character, likewise and without loss. Raises InputError where the vocabulary cannot hold what it
+    must.
     """
     special = [BOS, EOS, PAD, *CHAT, *extra_special]
-    if kind == "bpe":
-        tokenizer = _train_bpe(texts, vocabulary, special)
+    twice = [token for token, times in Counter([*special, UNKNOWN]).items() if times > 1]
+    if twice:
+        raise InputError(f"special tokens: every tokenizer has {', '.join(twice)} once; do not name it again")
+    lossless = kind in ("bpe", "unigram")
+    if lossless:
+        _check_size(vocabulary, len(_ALPHABET) + len(special), "the 256 bytes and the special tokens")
+        tokenizer = (_train_bpe if kind == "bpe" else _train_unigram)(texts, vocabulary, special)
     else:
         tokenizer = _count(texts, vocabulary, [*special, UNKNOWN], kind)
     tokenizer.add_special_tokens(special)
@@ -45,22 +58,55 @@ def train_tokenizer(
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
-        unk_token=None if kind == "bpe" else UNKNOWN,
+        unk_token=None if lossless else UNKNOWN,
         additional_special_tokens=[*CHAT, *extra_special],
         clean_up_tokenization_spaces=False,
     )
 
 
 def _train_bpe(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    _check_size(vocabulary, len(alphabet) + len(special), "the 256 bytes and the special tokens")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _of_bytes(models.BPE())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=_ALPHABET, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_unigram(texts: Iterable[str], vocabulary: int, special: list[str]) -> Tokenizer:
+    """`tokenizers` takes its first pieces from what stands twice in the list of different words, however often each
+    is said, so hardly a whole word is among them. Here the most frequent stand there once more, with an end mark that
+    is then removed.
+    """
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
+
+    def words() -> Iterator[list[str]]:
+        for word, count in counts.items():
+            for start in range(0, count, _AT_ONCE):
+                yield [word] * min(_AT_ONCE, count - start)
+        yield [word + _END for word, _ in counts.most_common(vocabulary)]
+
+    trained = Tokenizer(models.Unigram())
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary + 1, special_tokens=special, initial_alphabet=_ALPHABET, show_progress=False
+    )
+    trained.train_from_iterator(words(), trainer)
+    scored: list[tuple[str, float | None]] = json.loads(trained.to_str())["model"]["vocab"]
+    pieces = [(piece, score) for piece, score in scored if _END not in piece and score is not None]
+    if len(pieces) < len(special) + len(_ALPHABET):
+        raise InputError("tokenizer.kind: unigram finds no pieces in so little text; give more, or choose bpe")
+    for piece in [piece for piece in reversed(pieces) if piece[0] not in {*special, *_ALPHABET}]:
+        if len(pieces) <= vocabulary:
+            break
+        pieces.remove(piece)
+    return _of_bytes(models.Unigram(pieces))
+
+
+def _of_bytes(model: models.Model) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 

@@ -12,8 +12,9 @@ from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 class TokenizerOptions(Config):
     """The tokenizer of a new model: trained on the training documents, or taken from a folder."""
 
-    kind: Literal["bpe", "word", "character"] = "bpe"
-    """`bpe`: byte-level byte-pair encoding, which takes any text; `word` and `character`: for teaching."""
+    kind: Literal["bpe", "unigram", "word", "character"] = "bpe"
+    """`bpe`: byte-level byte-pair encoding, which takes any text; `unigram`: pieces of a language model, likewise;
+    `word` and `character`: for teaching."""
     vocabulary: int = Field(default=8192, ge=16)
     """The largest number of tokens, special ones included."""
     path: str | None = None

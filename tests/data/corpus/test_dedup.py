@@ -11,8 +11,8 @@ from alignkit.config import InputError, build
 from alignkit.options.corpus import DedupOptions
 
 pytest.importorskip("datatrove", reason="the extra `data` is not installed")
-from alignkit.data.corpus.dedup import dedup, prompt_of  # noqa: E402
-from alignkit.data.corpus.gather import Outcome  # noqa: E402
+from alignkit.data.corpus.dedup import dedup, prompt_of
+from alignkit.data.corpus.gather import Outcome
 
 WORDS = [
     f"{a}{b}" for a in ("bel", "cor", "dum", "fil", "gra", "hol", "jun", "kes") for b in ("a", "ento", "is", "or", "u")
@@ -101,7 +101,7 @@ def test_runs_of_words_and_prompts_of_other_data_are_kept_out(tmp_path: Path) ->
             "text": " ".join([*text(3, 9), *(word.title() + "," for word in test[5:18])])
         },  # case and marks do not matter
     ]
-    done, kept, removed = deduped(tmp_path, rows, against=[str(held_out)])
+    _, kept, removed = deduped(tmp_path, rows, against=[str(held_out)])
     assert [row["line"] for row in removed] == [1, 3]
     assert removed[0]["tags"] == [{"step": "overlap", "reason": str(held_out), "found": " ".join(test[5:18])}]
     assert kept == [rows[1]]

@@ -10,7 +10,7 @@ from alignkit.config import InputError, build
 from alignkit.options.corpus import SplitOptions
 
 pytest.importorskip("datatrove", reason="the extra `data` is not installed")
-from alignkit.data.corpus.divide import split  # noqa: E402
+from alignkit.data.corpus.divide import split
 
 
 def parted(folder: Path, rows: list[Any], **options: Any) -> dict[str, list[Any]]:
