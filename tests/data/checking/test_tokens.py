@@ -36,7 +36,7 @@ def test_lengths_and_what_a_limit_costs(model: str) -> None:
     assert told["token_contract"].severity == told["untrained"].severity == "fine"
 
 
-def test_unknown_tokens_and_length_bias(model: str) -> None:
+def test_length_bias_in_tokens(model: str) -> None:
     sample = TokenSample(model, "none", Comparison, 10, None)
     told = found(sample, *[pair("q", "abcde", "a")] * 20)
     assert (told["length_bias_tokens"].numbers["longer"], told["length_bias_tokens"].severity) == (1.0, "warning")
@@ -70,3 +70,20 @@ def test_documents_are_cut_and_lose_nothing(model: str) -> None:
 def test_a_model_without_a_template_needs_one_named(model: str) -> None:
     with pytest.raises(InputError, match="--chat-template chatml"):
         TokenSample(model, None, Demonstration, 5, None)
+
+
+def test_marks_of_the_template_in_a_text_are_a_warning(model: str) -> None:
+    """ "~" ends an answer of this tokenizer."""
+    one = found(
+        TokenSample(model, "none", Demonstration, 5, None), demonstration("a", "b ~ c"), demonstration("a", "b")
+    )
+    assert (one["control_text"].severity, one["control_text"].numbers) == ("warning", {"count": 1})
+
+
+def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
+    words = tokenizer("ab?")
+    words.unk_token = "?"
+    words.save_pretrained(tmp_path)
+    told = found(TokenSample(str(tmp_path), None, Document, 5, None), document("abxyab"))
+    assert told["unknown_tokens"].numbers == {"count": 2, "of": 7}  # an end token after six characters
+    assert told["unknown_tokens"].severity == "warning"
