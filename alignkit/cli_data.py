@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignkit import cli_corpus
+from alignkit import cli_check, cli_corpus
 from alignkit.cli_tokenizer import tokenizer
 from alignkit.display import counting, number, print_json, print_table
 
@@ -85,5 +85,6 @@ def _show(done: Any) -> None:
     print(f"{total.records:,} records: {done.out}")
 
 
+data.command()(cli_check.check)
 for _command, _options in cli_corpus.COMMANDS:
     data.command(epilog=cli_corpus.epilog_of(_options))(_command)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -137,3 +138,16 @@ def best_of_n_bound(n: int) -> float:
     if n < 1:
         raise ValueError("best-of-n needs n >= 1")
     return float(np.log(n) - (n - 1) / n)
+
+
+def wilson(successes: float, count: int, confidence: float = 0.95) -> Estimate:
+    """A share of `count` independent items and Wilson's score interval (1927, J. Am. Stat. Assoc. 22, Eq. 4 of Brown
+    et al. 2001, https://doi.org/10.1214/ss/1009213286). Half a success, for a tie, makes it wider than it must be.
+    """
+    if count < 1:
+        raise ValueError("the share of no items")
+    z = NormalDist().inv_cdf((1.0 + confidence) / 2)
+    share = successes / count
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Estimate(float(share), max(0.0, float(centre - half)), min(1.0, float(centre + half)))

@@ -124,6 +124,42 @@ def interval_plot(score: str, points: Sequence[Point]) -> Markup:
         return finish(f"{score} of every model")
 
 
+def histogram_plot(name: str, unit: str, edges: Sequence[float], counts: Sequence[int], mark: float | None) -> Markup:
+    """Counts of lengths in bins whose edges [B+1] grow by a factor; `mark` draws a limit."""
+    with _drawing(3.0, 1.75) as (axes, finish):
+        axes.stairs(counts, [max(edge, 0.5) for edge in edges], fill=True, color=SERIES[0], lw=0)
+        if mark is not None:
+            axes.axvline(mark, color=SERIES[1], lw=1.4)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.set_title(name, loc="left", fontsize=9, color=INK, pad=7)
+        axes.set_xlabel(unit)
+        axes.locator_params(axis="y", nbins=4)
+        axes.grid(axis="x", visible=False)
+        return finish(f"{name} in {unit}")
+
+
+def share_plot(title: str, label: str, rows: Sequence[tuple[str, float, float, float]], chance: float) -> Markup:
+    """Shares (name, value, low, high) with their intervals, one line each, and a line where chance is; in percent."""
+    with _drawing(5.2, 0.6 + 0.26 * len(rows)) as (axes, finish):
+        axes.axvline(100 * chance, color=MUTED, lw=1.0)
+        for row, (_, *shares) in enumerate(rows):
+            value, low, high = (100 * one for one in shares)
+            color = SERIES[1] if low > 100 * chance or high < 100 * chance else SERIES[0]
+            axes.errorbar(
+                value, -row, xerr=_error(value, (low, high)), color=color, marker="o", ms=5, mec=PAPER, lw=1.8
+            )
+        axes.set_yticks([-row for row in range(len(rows))], [name for name, *_ in rows])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(-len(rows) + 0.4, 0.6)
+        axes.set_xlabel(label)
+        axes.margins(x=0.08)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        return finish(title)
+
+
 # ----------------------------------------------------------------------------------------------------------- inside
 
 

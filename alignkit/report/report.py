@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignkit.display import number
 from alignkit.lineage import atomic_write
+from alignkit.report.page import rendered, size
 from alignkit.report.plots import Point, curve_plot, frontier_plot, interval_plot
 from alignkit.report.read import Stage, read_stages
 
@@ -38,16 +38,9 @@ class Cell:
 def write_report(directory: Path) -> Path:
     """Write `directory`/report.html from the runs in it; returns its path. Raises InputError where there is no run."""
     stages = read_stages(directory)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": lambda value: number(value) or "–", "duration": duration, "size": size}
     evaluation = next((stage for stage in reversed(stages) if stage.results), None)
-    page = environment.get_template("template.html").render(
+    page = rendered(
+        "template.html",
         recipe=directory.resolve().name,
         stages=stages,
         total=sum(stage.seconds or 0.0 for stage in stages),
@@ -174,20 +167,3 @@ def _card(stage: Stage) -> list[tuple[str, str]]:
     if stage.record.peak_memory_bytes:
         shown.append(("peak memory", size(stage.record.peak_memory_bytes)))
     return shown
-
-
-# ------------------------------------------------------------------------------------------------------------ words
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as hours, minutes, seconds."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def size(count: float) -> str:
-    """Bytes in GB or MB (powers of ten)."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -15,6 +15,7 @@ from alignkit.evaluation.statistics import (
     preference_calibration,
     preference_nll,
     standard_error,
+    wilson,
 )
 
 
@@ -114,3 +115,20 @@ def test_best_of_n_bound_against_exact_kl() -> None:
     for n, exact in ((2, 0.1931), (4, 0.6363), (8, 1.2044)):
         assert best_of_n_bound(n) == pytest.approx(exact, abs=1.5e-3)
         assert best_of_n_bound(n) >= exact - 5e-5
+
+
+def test_wilsons_interval_is_where_the_score_test_just_passes() -> None:
+    """Its ends p solve |share - p| = z √(p (1 - p)/n), the definition."""
+    for successes, count in ((3, 10), (0, 7), (55.5, 100), (40, 40)):
+        estimate = wilson(successes, count)
+        assert estimate.low is not None and estimate.high is not None
+        for end in (estimate.low, estimate.high):
+            gap = abs(successes / count - end)
+            assert gap == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-6)
+    narrow, wide = wilson(5, 10, 0.8), wilson(5, 10, 0.99)
+    assert narrow.low is not None and wide.low is not None and wide.low < narrow.low
+
+
+def test_the_share_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no items"):
+        wilson(0, 0)

@@ -10,10 +10,11 @@ import pytest
 import synthetic
 
 from alignkit.config import InputError
+from alignkit.display import number
 from alignkit.lineage import write_record
 from alignkit.report import write_report
+from alignkit.report.page import duration
 from alignkit.report.read import read_stages
-from alignkit.report.report import duration, number
 
 
 class Page(HTMLParser):

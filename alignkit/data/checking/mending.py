@@ -1,0 +1,39 @@
+"""The commands and options that findings recommend, in one place. Knows no finding."""
+
+import shlex
+from collections.abc import Sequence
+
+IMPORT = "alignkit data import SOURCE OUT.jsonl --as KIND"
+REJECTED = f"{IMPORT} (lists each with its reason); or data.on_invalid: skip"
+DUPLICATES = "alignkit data dedup SOURCE OUT.jsonl --as KIND"
+SHARED_PROMPTS = f"where each prompt is wanted once: {DUPLICATES} by=prompt"
+OVERLAP = f"{DUPLICATES} 'against=[AGAINST]'"
+EMPTY = {
+    "comparisons": f"{IMPORT}; jq -c 'select(all(.responses[]; .[-1].content != \"\"))' OUT.jsonl",
+    "feedback": f"{IMPORT}; jq -c 'select(.response[-1].content != \"\")' OUT.jsonl",
+}
+"""By kind; the others hold no empty answer."""
+IDENTICAL = f"{IMPORT}; jq -c 'select((.responses | unique | length) == (.responses | length))' OUT.jsonl"
+LEVEL = f"{IMPORT}; jq -c 'select((.margins | unique | length) == (.margins | length))' OUT.jsonl"
+AGAINST_RANKS = "look at the rows, and at how they were made: swap the two responses, or correct the scores"
+PERSONAL = "alignkit data clean SOURCE OUT.jsonl --as KIND personal.action=mask"
+OVER_LONG = "data.max_length: {longest}; or data.over_long: skip, truncate_prompt_left or truncate_answer"
+CONTRADICTIONS = "dpo.loss: robust with dpo.label_smoothing: {rate:.2f}; or settle the pairs by hand"
+CONTRADICTIONS_AGAINST = "settle them by hand; where their prompts are shared, " + OVERLAP
+VERDICTS = "settle them by hand, or keep the majority's label"
+LENGTH = "compare a reward model's accuracy with that rule's; dpo.tail_weight: 0.5; ppo.guard.length_correlation"
+BALANCE = "kto.desirable_weight and kto.undesirable_weight: weight times count alike, within 1 : 1 and 4 : 3"
+ARTEFACT = "balance both sides in it, or rewrite one; compare a reward model's accuracy with this one"
+POSITION = "show the responses in an order drawn by chance to whoever ranks them"
+TEMPLATE = "another model.chat_template; or model.on_unrendered: warn"
+UNTRAINED = "sft.turns: last; or another model.chat_template"
+CONTROL = "nothing: they are encoded as plain text; look whether the rows were exported with their template"
+UNKNOWN = "a model whose tokenizer knows the script; where they are debris: alignkit data clean SOURCE OUT.jsonl"
+
+
+def filled(mend: str, source: str, as_: str, against: Sequence[str]) -> str:
+    """The recommendation with the names of what was checked."""
+    names = {"SOURCE": shlex.quote(source), "KIND": as_, "AGAINST": ", ".join(against)}
+    for name, value in names.items():
+        mend = mend.replace(name, value)
+    return mend
