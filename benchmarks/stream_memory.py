@@ -4,7 +4,8 @@
 
 Each size runs in a process of its own: a file of short texts is read, split, tokenized to the disk by a character
 tokenizer, and a small model takes 20 steps of 64 rows of one order over all of them and validates twice on 0.1 %.
-With --tokenized, no file is read: one row's tokens are written as often, and what follows is the same.
+With --tokenized, no file is read: texts that are made up are split, and one row's tokens are written as often; what
+follows is the same.
 """
 
 import argparse
@@ -16,9 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from alignkit.data.split import draws_of, held_out
 from alignkit.examples import Examples, read_examples
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.shared import RuntimeOptions
+from alignkit.records import Document
 from alignkit.runs import Run
 from alignkit.stages import pretrain
 from alignkit.store import StoreWriter, read_store
@@ -57,15 +60,15 @@ def train(folder: Path, rows: int, how: str) -> None:
 
 
 def tokenized(place: Path, rows: int) -> Examples[Any]:
-    """As many examples of the same 40 tokens, on the disk."""
-    row = [TokenSequence([5] * 40, [0.0] + [1.0] * 39, columns={"bytes": 40.0})]
+    """As many examples of the same 10 tokens, on the disk."""
+    row = [TokenSequence([5] * 10, [0.0] + [1.0] * 9, columns={"bytes": 10.0})]
+    out = held_out(draws_of((Document(text=f"row {n}") for n in range(rows)), 0), 0.001)
     writer = StoreWriter(place, "rows", ["train", "validation"])
-    writer.add("validation", [row] * (rows // 1000))
-    for start in range(rows // 1000, rows, 1000):
-        writer.add("train", [row] * min(1000, rows - start))
-        if start % 10_000 == 0:
-            writer.commit({})
-    writer.commit({})
+    for start in range(0, rows, 10_000):
+        held = int(out[start : start + 10_000].sum())
+        writer.add("validation", [row] * held)
+        writer.add("train", [row] * (min(10_000, rows - start) - held))
+        writer.commit({})
     writer.finish()
     found = read_store(place, "rows")
     assert found is not None
