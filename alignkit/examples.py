@@ -12,7 +12,7 @@ from alignkit.config import InputError, content_hash
 from alignkit.data.load import Part, load_parts, places_of
 from alignkit.data.streamed import open_stream
 from alignkit.mixture import Mixture, draws_of
-from alignkit.options.mixture import MixedDataOptions, SourceOptions
+from alignkit.options.mixture import MixedDataOptions, SourceOptions, is_streamed
 from alignkit.options.shared import DataOptions
 from alignkit.progress import progress
 from alignkit.records import Record
@@ -66,7 +66,7 @@ def read_examples(
     what `make` makes, such as the tokenizer's vocabulary. Raises InputError.
     """
     held_out: list[R] = []
-    if isinstance(options, MixedDataOptions) and options.stream:
+    if is_streamed(options):
         train, validation, sources = _stored(options, kind, make, counters, run, seed, tokens)
     else:
         parts, sources = load_parts(options, kind, seed)
@@ -109,7 +109,7 @@ def _mixed(
 
 
 def _stored(
-    options: MixedDataOptions,
+    options: DataOptions,
     kind: type[R],
     make: Make[R],
     counters: Sequence[Counter[str]],
@@ -138,7 +138,7 @@ def _stored(
 def _write(
     path: Path,
     key: str,
-    options: MixedDataOptions,
+    options: DataOptions,
     kind: type[R],
     make: Make[R],
     counters: Sequence[Counter[str]],

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import overload
 
 from alignkit.batches import Epochs, Example
@@ -59,6 +59,14 @@ class Mixture(Sequence[Example]):
                     f"{drawn / size:.2f} times, and its `epochs` allows {most:g}; lower its share or train.epochs, "
                     "or raise `epochs`"
                 )
+
+
+def mixed_alike(examples: Sequence[Example], like: Sequence[Example]) -> Sequence[Example]:
+    """As many examples as `like`, in its order: as a mixture of the same sources where that is one."""
+    if not isinstance(like, Mixture):
+        return examples
+    ends = list(accumulate(like.sizes, initial=0))
+    return replace(like, parts=[examples[a:b] for a, b in pairwise(ends)])
 
 
 def draws_of(

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from loop_cases import NLL, OBJECTIVES, RANKING, SPREAD, Tiny, examples, grouped, trajectory
 
+from alignkit.batches import Chunks
 from alignkit.loop import NonFiniteLoss, Objective, Sums, evaluate_objective, make_optimizer, update
-from alignkit.objective import accumulate
+from alignkit.objective import accumulate, evaluate_chunks
 from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
 
@@ -146,3 +147,14 @@ def test_an_infinite_gradient_is_refused() -> None:
 def test_no_batches_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batches"):
         evaluate_objective(Tiny(), [], NLL)
+
+
+@pytest.mark.parametrize("budget", [24, 60, 1_000], ids=["split groups", "rows", "one row a chunk"])
+@pytest.mark.parametrize("objective", [NLL, RANKING], ids=["nll", "ranking"])
+def test_a_validation_in_chunks_is_that_of_all_at_once(objective: Objective, budget: int) -> None:
+    model, data = Tiny(dropout=0.5), examples(11)
+    chunks = Chunks(data, 4, budget, 0, 1)
+    assert len(chunks) == 3 and len(chunks[2:]) == 1
+    whole = evaluate_objective(model, pack(grouped(data), 10_000), objective)
+    assert evaluate_chunks(model, chunks, objective) == pytest.approx(whole, rel=1e-6)
+    assert model.training

@@ -30,8 +30,7 @@ def document_sequences(
     encoded: list[list[int]] = tokenizer(plain)["input_ids"] if plain else []
     sequences: list[list[TokenSequence]] = []
     for index, (text, ids) in enumerate(zip(plain, encoded, strict=True)):
-        rng = Random(f"{seed}/{first + index}")
-        if rng.random() < fim_rate:
+        if fim_rate and (rng := Random(f"{seed}/{first + index}")).random() < fim_rate:
             ids = _fill_in_the_middle(text, tokenizer, rng)
         if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
             ids = [*ids, tokenizer.eos_token_id]

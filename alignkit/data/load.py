@@ -15,7 +15,7 @@ from alignkit.data.formats import convert
 from alignkit.data.read import read
 from alignkit.data.split import cut_document, draws_of, held_out
 from alignkit.data.streamed import Chosen, Stream, open_stream
-from alignkit.options.mixture import MixedDataOptions, SourceOptions
+from alignkit.options.mixture import MixedDataOptions, SourceOptions, is_streamed
 from alignkit.options.shared import DataOptions
 from alignkit.records import Document, Record
 
@@ -59,7 +59,7 @@ def load_data(options: DataOptions, as_: type[R], seed: int) -> tuple[list[R], l
 def load_parts(options: DataOptions, as_: type[R], seed: int) -> tuple[list[Part[R]], list[dict[str, Any]]]:
     """The same source by source: a mixture's records are split together, so that what begins alike in two of its
     sources falls on one side. With `stream`, the records are counted and split, and not held."""
-    if isinstance(options, MixedDataOptions) and options.stream:
+    if is_streamed(options):
         streams = [open_stream(place, as_, options.on_invalid) for place in places_of(options)]
         return _parts(options, streams, seed), [file for stream in streams for file in stream.files]
     read = [

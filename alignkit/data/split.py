@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -37,7 +38,8 @@ def hold_out(records: Sequence[R], share: float, seed: int) -> tuple[list[R], li
 
 def draws_of(records: Iterable[Record], seed: int) -> NDArray[np.float64]:
     """[N] a number in [0, 1) for each record, which depends on its beginning and the seed alone."""
-    return np.fromiter((draw(beginning(record), seed) for record in records), np.float64)
+    # an array grows by a sixteenth at a time, numpy's by a half
+    return np.frombuffer(array("d", (draw(beginning(record), seed) for record in records)))
 
 
 def held_out(draws: NDArray[np.float64], share: float) -> NDArray[np.bool_]:

@@ -59,9 +59,6 @@ class MixedDataOptions(DataOptions):
     """Several sources in place of `path`, each a {path, weight, epochs, name, format, split}."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Without weights, shares are as size^(1/temperature) (Arivazhagan et al. 2019): 1 by size, large all alike."""
-    stream: bool = False
-    """Read records one by one and keep their tokens on the disk, in the run's folder: memory stays flat however many
-    there are. `path` may then also be the name of a data set on a hub."""
 
     @property
     def mixed(self) -> bool:
@@ -70,10 +67,6 @@ class MixedDataOptions(DataOptions):
 
     @model_validator(mode="after")
     def _check_mixture(self) -> Self:
-        if self.stream and self.path is None and self.sources is None:
-            raise ValueError("stream: the built-in generator makes its records in memory; remove stream")
-        if self.stream and self.rows is not None:
-            raise ValueError("stream: all records are read, and rows draws some of them; remove one of the two")
         self.only_with(self.sources is not None, "without `sources`", "temperature")
         if self.sources is None:
             return self
@@ -87,3 +80,24 @@ class MixedDataOptions(DataOptions):
         check_sources(self.sources)
         self.only_with(self.sources[0].weight is None, "where sources have weights", "temperature")
         return self
+
+
+class StreamedDataOptions(MixedDataOptions):
+    """Where they come from, for stages that need not hold them."""
+
+    stream: bool = False
+    """Read records one by one and keep their tokens on the disk, in the run's folder: memory stays flat however many
+    there are. `path` may then also be the name of a data set on a hub."""
+
+    @model_validator(mode="after")
+    def _check_stream(self) -> Self:
+        if self.stream and self.path is None and self.sources is None:
+            raise ValueError("stream: the built-in generator makes its records in memory; remove stream")
+        if self.stream and self.rows is not None:
+            raise ValueError("stream: all records are read, and rows draws some of them; remove one of the two")
+        return self
+
+
+def is_streamed(options: object) -> bool:
+    """Whether these are options of data that is to be streamed."""
+    return isinstance(options, StreamedDataOptions) and options.stream

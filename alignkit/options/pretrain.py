@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.mixture import MixedDataOptions
+from alignkit.options.mixture import StreamedDataOptions
 from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 
 
@@ -70,7 +70,7 @@ class PretrainConfig(Config):
     """The new model's tokenizer."""
     model: ModelOptions | None = None
     """The checkpoint to train on, with its own tokenizer."""
-    data: MixedDataOptions
+    data: StreamedDataOptions
     """Documents. Those longer than max_length are cut into pieces, and no token of them is lost."""
     train: PretrainTrain = PretrainTrain()
     """The optimiser and its schedule; an example is a document."""

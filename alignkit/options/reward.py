@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.mixture import MixedDataOptions
+from alignkit.options.mixture import StreamedDataOptions
 from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 
 
@@ -21,7 +21,7 @@ class RewardConfig(Config):
 
     model: ModelOptions
     """The model to start from, usually @sft."""
-    data: MixedDataOptions
+    data: StreamedDataOptions
     """Comparisons: k >= 2 ranked responses to one prompt."""
     train: RewardTrain = RewardTrain()
     """The optimiser and its schedule."""

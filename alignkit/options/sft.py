@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from alignkit.config import Config
-from alignkit.options.mixture import MixedDataOptions
+from alignkit.options.mixture import StreamedDataOptions
 from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 
 
@@ -21,7 +21,7 @@ class SftConfig(Config):
 
     model: ModelOptions
     """The model to start from."""
-    data: MixedDataOptions
+    data: StreamedDataOptions
     """Demonstrations."""
     train: SftTrain = SftTrain()
     """The optimiser and its schedule."""

@@ -22,7 +22,7 @@ from alignkit.judging import check_judge
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.kto import KtoConfig
-from alignkit.options.mixture import MixedDataOptions
+from alignkit.options.mixture import MixedDataOptions, is_streamed
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.sample import SampleConfig
@@ -81,8 +81,7 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     records = _records(data, kind, config.model_dump().get("seed", 0))
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
-    streamed = isinstance(data, MixedDataOptions) and data.stream
-    note = f"the first {STREAMED:,} records of each source" if streamed else ""
+    note = f"the first {STREAMED:,} records of each source" if is_streamed(data) else ""
     note = note if len(there) == len(formats) else "tokens are checked when the model they are for is there"
     if isinstance(config, Prompted):
         prompts = [one for one in records if isinstance(one, Prompt)]
@@ -104,7 +103,7 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
 
 def _records(data: DataOptions, kind: type[Record], seed: int) -> list[Record]:
     """All records that a stage will use; of streamed ones the first of each source."""
-    if isinstance(data, MixedDataOptions) and data.stream:
+    if is_streamed(data):
         streams = [open_stream(place, kind, data.on_invalid) for place in places_of(data)]
         return [record for stream in streams for record in islice(stream, STREAMED)]
     train, validation, _ = load_data(data, kind, seed)

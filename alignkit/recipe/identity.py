@@ -14,7 +14,7 @@ from alignkit.data.sources import hub_revision
 from alignkit.lineage import atomic_write, sha256_file
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
-from alignkit.options.mixture import MixedDataOptions, SourceOptions
+from alignkit.options.mixture import SourceOptions, StreamedDataOptions, is_streamed
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions
 from alignkit.recipe.hub import revision
@@ -94,13 +94,13 @@ class _Identity:
         if path is not None:
             return f"sha256 {self.contents.of(path)}"
         data = vars(self.stage.config).get(keys[0])
-        if isinstance(data, MixedDataOptions) and data.stream and isinstance(group, DataOptions | SourceOptions):
+        if is_streamed(data) and isinstance(group, DataOptions | SourceOptions):
             return f"revision {hub_revision(value, self.stage.mark(*keys))}" if keys[-1] == "path" else value
         files = ("lexicon", "judge")
         is_file = isinstance(group, DataOptions | SourceOptions | JudgeSource)
         is_file = is_file or (isinstance(group, RewardSource) and group.kind in files)
         if (is_file and keys[-1] == "path") or keys[-1] == "guidelines":
-            more = "; a data set on a hub needs data.stream: true" if isinstance(data, MixedDataOptions) else ""
+            more = "; a data set on a hub needs data.stream: true" if isinstance(data, StreamedDataOptions) else ""
             raise InputError(f"{self.stage.mark(*keys)}: there is no file or folder {value!r} here{more}")
         if names_model(group, keys[-1]):
             return f"revision {revision(value, self.stage.mark(*keys))}"

@@ -157,7 +157,7 @@ def _curves(stage: Stage) -> dict[str, list[Markup]]:
 def _card(stage: Stage) -> list[tuple[str, str]]:
     """The few numbers that stand under a stage's name in the chain: held-out ones first, no number twice."""
     plain = {key: value for key, value in stage.record.metrics.items() if isinstance(value, int | float)}
-    ordered = sorted(plain, key=lambda key: (not key.startswith("held_out/"), key != "loss"))
+    ordered = sorted(plain, key=lambda key: (not key.startswith("held_out/"), key != "loss", "/" in key))
     chosen: dict[str, float] = {}
     for key in ordered if stage.results is None else ():
         if plain[key] not in chosen.values() and len(chosen) < 6:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from alignkit.batches import total_steps
 from alignkit.config import InputError
 from alignkit.loop import Example, Follower, Objective, evaluate_objective, fit
+from alignkit.mixture import mixed_alike
 from alignkit.models import save_policy
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.shared import RuntimeOptions
@@ -40,7 +41,8 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     moving = MovingReference(policy, config.moving_reference) if config.moving_reference is not None else None
     if config.has_reference and moving is None:
         examples = with_reference(policy, [*train, *validation], runtime.token_budget, accelerator, run)
-        train, validation = examples[: len(train)], examples[len(train) :]
+        split = len(train)
+        train, validation = mixed_alike(examples[:split], train), mixed_alike(examples[split:], validation)
     objective = preference_objective(config, None if moving is None else moving.logps)
     if config.starts_at_ln2 and run.latest_checkpoint() is None:
         check_start(policy, train[: config.train.batch_size], objective, runtime.token_budget, accelerator)

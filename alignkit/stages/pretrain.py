@@ -1,7 +1,6 @@
 """Pretraining: next-token training on documents, from a new model or on from a checkpoint. Knows no other stage."""
 
 import math
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     start = config.model
     if start is None:
         folder = run.directory / "initial"
-        if run.is_main and not (folder / "config.json").exists():
+        if run.is_main and (run.latest_checkpoint() is None or not folder.exists()):
             create_model(config, folder)
         accelerator.wait_for_everyone()
         start = ModelOptions(path=str(folder))
@@ -83,11 +82,8 @@ def create_model(config: PretrainConfig, folder: Path) -> None:
         torch.manual_seed(config.seed)
         shape = configuration(config.architecture, tokenizer, config.data.max_length)
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
-    temporary = folder.with_name(f"{folder.name}.partial")
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def configuration(shape: ArchitectureOptions, tokenizer: PreTrainedTokenizerBase, context: int) -> PretrainedConfig:

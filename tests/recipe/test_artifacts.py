@@ -10,6 +10,7 @@ import tiny
 from alignkit.config import InputError
 from alignkit.lineage import read_record
 from alignkit.options.shared import RuntimeOptions
+from alignkit.recipe import identity
 from alignkit.recipe.chain import StageFailed, plan, run_chain
 from alignkit.recipe.check import Checked, check_steps
 from alignkit.recipe.child import run_prepared
@@ -115,7 +116,39 @@ def test_revised_answers_serve_two_stages_by_their_split(recipe: Path) -> None:
         checked(recipe)
 
 
+def test_what_was_made_is_mixed_with_a_file_and_streamed(recipe: Path) -> None:
+    rows = [{"prompt": f"say it {n}?", "completion": "z"} for n in range(5)]
+    Path("more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe.write_text(RECIPE.replace(DATA, OWN + ", stream: true"))
+    assert checked(recipe)[1].note == "nothing to read yet"
+    assert run(recipe) == ["sample", "sft"]
+    held = record("sft")
+    assert [source["rows"] for source in held["data"]] == [12, 5]
+    assert held["parents"] == {"sample": record("sample")["id"]}
+    lines = [json.loads(line) for line in Path("runs/made/sft/metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["data/train/sample"] + lines[0]["data/train/more"] == lines[0]["data/train"]
+    assert checked(recipe)[1].records == 17
+    Path("more.jsonl").write_text(Path("more.jsonl").read_text() + '{"prompt": "more", "completion": "m"}\n')
+    assert run(recipe) == ["sft"]
+
+
+def test_a_streamed_data_set_of_a_hub_enters_the_id_by_its_revision(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(RECIPE.replace(DATA, 'data: {path: "team/talks", stream: true'))
+    ids = []
+    for commit in ("c0ffee", "c0ffee", "beef"):
+        monkeypatch.setattr(identity, "hub_revision", lambda name, where, sha=commit: f"{name} {sha}")
+        ids.append(plan(load_recipe(recipe), Path("runs"))[1].id)
+    assert ids[0] == ids[1] != ids[2]
+    told = r"stages\.sft\.data\.path: there is no file or folder 'team/talks' here; .* needs data\.stream: true"
+    with pytest.raises(InputError, match=told):
+        plan(load_recipe(recipe, ["sft.data.stream=false"]), Path("runs"))
+
+
 DATA = 'data: {path: "@sample"'
+MIXED = 'data: {sources: [{path: "@other"}, {path: more.jsonl}]'
+OWN = MIXED.replace("other", "sample")
 MISUSED = [
     (RECIPE.replace("    samples: 3", "    write: feedback\n    minimum: 1"),
      r"made\.yaml:15: stages\.sft\.data: @sample writes feedback, and sft reads demonstration records"),
@@ -123,6 +156,10 @@ MISUSED = [
      r"stages\.sft\.data: @other is a model, and data is asked for here"),
     (RECIPE + '  dpo: {model: {path: "@sample"}, data: {path: prompts.jsonl}}\n',
      r"stages\.dpo\.model\.path: @sample is data, and a model is asked for here"),
+    (RECIPE.replace(DATA, MIXED) + "  other: {stage: sft, model: {path: b}, data: {path: d}}\n",
+     r"made\.yaml:14: stages\.sft\.data\.sources: @other is a model, and data is asked for here"),
+    (RECIPE.replace("    samples: 3", "    write: feedback\n    minimum: 1").replace(DATA, OWN),
+     r"stages\.sft\.data\.sources: @sample writes feedback, and sft reads demonstration records"),
     (RECIPE + '  evaluate: {models: ["@sft", "@sample"], data: {path: prompts.jsonl}}\n',
      r"stages\.evaluate\.models: @sample is data"),
     (RECIPE + '  evaluate: {models: ["@sft"], data: {path: prompts.jsonl}}\n  dpo: {model: {path: "@evaluate"}, '

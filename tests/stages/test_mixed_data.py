@@ -27,11 +27,12 @@ from chat_cases import (
 from alignkit import examples as made
 from alignkit.config import InputError, build, parse_yaml
 from alignkit.data.load import load_data
+from alignkit.options.dpo import DpoConfig
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.reward import RewardConfig
 from alignkit.options.sft import SftConfig
 from alignkit.records import Demonstration
-from alignkit.stages import pretrain, reward, sft
+from alignkit.stages import dpo, pretrain, reward, sft
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,14 @@ def test_rankings_stream_too(folder: Path, tmp_path: Path) -> None:
         runs.append(start(reward, tmp_path / str(stream), options_of(RewardConfig, folder, changes, 5e-3, 8, 6)))
     assert_equal_runs(*runs)
     assert {"ranking/few_ranked", "accuracy/many_ranked"} < metrics(runs[0])[-2].keys()
+
+
+def test_preferences_are_mixed_with_their_reference(folder: Path, tmp_path: Path) -> None:
+    data = {key: value for key, value in mixed(folder, False, "_ranked").items() if key != "stream"}
+    config = options_of(DpoConfig, folder, {"data": data}, 5e-3, 8, 6)
+    run = interrupted(dpo, tmp_path / "cut", config, 3)
+    assert_equal_runs(run, start(dpo, tmp_path / "whole", config))
+    assert {"preference/few_ranked", "accuracy/many_ranked"} < metrics(run)[-2].keys()
 
 
 @pytest.mark.parametrize("stream", [True, False])
