@@ -31,7 +31,7 @@ from alignkit.records import Document
 SIZE = 3000
 DIRT = ("encoding", "control", "page", "email", "menu")
 DIRTY = 0.1
-QUALITY = "quality=[gopher_repetition,gopher,c4,fineweb]"
+ALL_RULES = "gopher_repetition,gopher,c4,fineweb"
 RATES = (0.0, 0.001, 0.01, 0.05, 0.2)
 """Share of words that a round changes; 0: exact copies."""
 
@@ -41,18 +41,19 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", required=True, help="files or folders of any form")
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--scaling", type=int, default=100, help="megabytes for 1 worker against all; 0: left out")
+    parser.add_argument("--quality", default=ALL_RULES, help="rules of the largest corpus; the others have all")
     parser.add_argument("--out", type=Path, default=Path("runs/corpus"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     base = [document for path in given.texts for document in documents(path)]
     cores = len(os.sched_getaffinity(0))
     results: list[dict[str, Any]] = []
-    sizes = [(given.scaling, 1), (given.scaling, cores)] if given.scaling else []
-    for megabytes, workers in [*sizes, (given.megabytes, cores)]:
+    sizes = [(given.scaling, 1, ALL_RULES), (given.scaling, cores, ALL_RULES)] if given.scaling else []
+    for megabytes, workers, rules in [*sizes, (given.megabytes, cores, given.quality)]:
         made = make(base, given.out / f"{megabytes}.jsonl", megabytes)
         cleaned = given.out / f"{megabytes}.clean.jsonl"
         results += [
-            run("clean", made, cleaned, workers, QUALITY),
+            run("clean", made, cleaned, workers, f"quality=[{rules}]"),
             run("dedup", cleaned, given.out / f"{megabytes}.dedup.jsonl", workers),
         ]
         for result in results[-2:]:

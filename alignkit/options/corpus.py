@@ -17,7 +17,7 @@ class WorkOptions(Config):
     """datatrove's executor. On Slurm the jobs are submitted, and the last of them writes the result."""
     workers: int | None = Field(default=None, ge=1)
     """Processes at a time. Left out: as many as there are cores here."""
-    shard_megabytes: int = Field(default=32, ge=1)
+    shard_megabytes: int = Field(default=16, ge=1)
     """Size of the pieces that a worker takes one at a time, and that a killed run has done or not."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of datatrove's executor, such as {partition: cpu, time: "04:00:00"} on Slurm."""
@@ -48,8 +48,8 @@ class PersonalOptions(Config):
     """`mask` replaces each by a placeholder of its type, `remove` removes the record."""
     kinds: list[str] | None = None
     """What is looked for. Left out: everything that is known."""
-    region: str | None = None
-    """The country (two letters) whose telephone numbers are also found without a country code."""
+    region: str | None = "US"
+    """The country (two letters) whose telephone numbers are also found without a country code; null: none."""
 
 
 class CleanOptions(Config):

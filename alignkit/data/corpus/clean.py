@@ -25,6 +25,7 @@ from alignkit.data.corpus.shards import Shards
 from alignkit.data.corpus.steps import Change, Judge, Mask, Page, Part
 from alignkit.data.corpus.words import EnglishWords
 from alignkit.data.personal import KINDS as PERSONAL
+from alignkit.data.personal import find_personal
 from alignkit.data.taking import KINDS, Tell
 from alignkit.options.corpus import CleanOptions, LanguageOptions
 
@@ -68,10 +69,10 @@ def _changes(options: CleanOptions, as_: str) -> list[Any]:
     if options.unicode:
         steps.append(Change("unicode", FTFYFormatter().format))
     personal = options.personal
-    if unknown := [kind for kind in personal.kinds or () if kind not in PERSONAL]:
-        raise InputError(f"personal.kinds: {unknown[0]!r} is not known; give some of {', '.join(PERSONAL)}")
     if personal.action != "keep":
-        steps.append(Mask([*(personal.kinds or PERSONAL)], personal.region, personal.action == "remove"))
+        kinds = personal.kinds or [*PERSONAL]
+        find_personal("", kinds, personal.region)  # refuses what is not known
+        steps.append(Mask(kinds, personal.region, personal.action == "remove"))
     return steps
 
 

@@ -66,9 +66,10 @@ class Mask(PipelineStep):
 
     def _mask_all(self, document: Document) -> None:
         masked: Counter[str] = Counter()
+        given: dict[tuple[str, str], str] = {}
 
         def mask(text: str) -> str:
-            text, counts = mask_personal(text, self.kinds, self.region)
+            text, counts = mask_personal(text, self.kinds, self.region, given=given)
             masked.update(counts)
             return text
 

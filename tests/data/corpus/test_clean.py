@@ -139,7 +139,8 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
             "thresholds.gopher.min_words: unknown key",
         ),
         ({"thresholds": {"c4": {}}}, "`quality` does not name c4"),
-        ({"personal": {"kinds": ["mail"]}}, "personal.kinds: 'mail' is not known"),
+        ({"personal": {"kinds": ["mail"]}}, "personal data: mail: no such kind"),
+        ({"personal": {"region": "XX"}}, "region 'XX': give a country"),
         ({"html": "always"}, "html: always takes documents only"),
         ({"qualty": []}, "did you mean `quality`"),
     ):
