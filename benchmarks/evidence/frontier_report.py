@@ -103,5 +103,5 @@ def picture(found: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("KL to the checkpoint, nats")
         axes.set_xlim(left=0)
     drawn[0].set_ylabel("gold reward: how positive it sounds")
-    drawn[0].legend(fontsize=7, frameon=False)
+    drawn[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     save(figure, path)
