@@ -1,0 +1,154 @@
+"""Jobs as a user starts them: killed and taken up again, on one process and on two, out of room, on a cluster."""
+
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("datatrove", reason="the extra `data` is not installed")
+ROOT = Path(__file__).resolve().parents[3]
+SHARDED = ["--as", "corpus", "work.shard_megabytes=1"]
+
+
+def command(folder: Path, *arguments: str, limit: str = "") -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{folder}:{os.environ['PATH']}",
+    }
+    words = [sys.executable, "-m", "alignkit", "data", *arguments]
+    limited = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *words] if limit else words
+    return subprocess.Popen(
+        limited, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(folder: Path, *arguments: str) -> str:
+    process = command(folder, *arguments)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def corpus(path: Path, megabytes: float = 3.0) -> Path:
+    """Rows that say their number, every tenth the same as the one before."""
+    draw = random.Random(0)
+    size, number = 0, 0
+    with path.open("w") as file:
+        while size < megabytes * 1e6:
+            if number % 10 or not number:
+                text = " ".join(f"{draw.choice('abcdefgh')}{draw.randrange(10**6)}" for _ in range(150))
+            size += file.write(json.dumps({"text": text, "id": str(number)}) + "\n")
+            number += 1
+    return path
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    """All files, without what times and paths of the report make different."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report = json.loads(files.pop("kept.report.json"))
+    return files | {"counts": json.dumps([report[name] for name in ("records", "kept", "removed", "tags")]).encode()}
+
+
+def test_workers_and_shards_change_no_result(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl")
+    finish(tmp_path, "dedup", "in.jsonl", "one/kept.jsonl", "--as", "corpus", "work.workers=1")
+    said = finish(tmp_path, "dedup", "in.jsonl", "two/kept.jsonl", *SHARDED, "work.workers=2")
+    one, two = outcome(tmp_path / "one"), outcome(tmp_path / "two")
+    # Which of a group of equals MinHash keeps may differ; here exact ones are all there is, and the first stays.
+    assert one == two
+    rows = (tmp_path / "in.jsonl").read_bytes().count(b"\n")
+    assert one["kept.jsonl"].count(b"\n") == rows - (rows - 1) // 10
+    assert "equal to another record" in said and "%|" not in said  # no foreign progress bars
+
+
+def test_a_killed_job_leaves_no_output_and_the_same_command_ends_it(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl", 4.0)
+    job = ("dedup", "in.jsonl", "killed/kept.jsonl", *SHARDED, "work.workers=1")
+    finish(tmp_path, *(word.replace("killed/", "whole/") for word in job))
+    work = tmp_path / "killed/.kept.jsonl.work"
+    for stage in ("shards", "stages/exact_hash/completions", "stages/minhash_hash/completions"):
+        process = command(tmp_path, *job)
+        while not (work / stage).is_dir() or not any((work / stage).iterdir()):
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert [path.name for path in work.parent.iterdir()] == [work.name]
+    done = {path.name: path.stat().st_mtime_ns for path in (work / "stages/exact_hash/completions").iterdir()}
+    assert len(done) == 5  # 4 MB of rows and what a shard adds to each
+    said = finish(tmp_path, *job)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole"), said
+
+
+def test_other_options_begin_anew(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl", 1.5)
+    process = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=1")
+    work = tmp_path / "out/.kept.jsonl.work"
+    while not (work / "shards.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    finish(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", "--as", "corpus", "exact=false", "minhash.bands=2")
+    report = json.loads((tmp_path / "out/kept.report.json").read_text())
+    assert {tag["step"] for tag in report["tags"]} == {"minhash"}
+
+
+def test_a_full_disk_is_one_error_and_what_stood_there_stays(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl", 1.0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/kept.jsonl").write_text("before")
+    job = ("clean", "in.jsonl", "out/kept.jsonl", "--as", "corpus", "work.workers=2")
+    process = command(tmp_path, *job, limit="300")  # blocks of 1,024 bytes for one file
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "Traceback" not in said
+    assert "error: out/kept.jsonl: cannot be written: File too large. Make room, or write elsewhere" in said
+    assert (tmp_path / "out/kept.jsonl").read_text() == "before"
+    finish(tmp_path, *job)
+    assert (tmp_path / "out/kept.jsonl").read_text() != "before"
+
+
+def test_on_slurm_every_stage_waits_for_the_one_before(tmp_path: Path) -> None:
+    """Stand-ins for its programs keep each job's script and what it waits for; run in that order they give the result."""
+    corpus(tmp_path / "in.jsonl", 1.5)
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(
+        f"#!{sys.executable}\nimport os, shutil, sys\nfolder = {str(tmp_path / 'jobs')!r}\n"
+        "os.makedirs(folder, exist_ok=True)\nnumber = len(os.listdir(folder)) // 2 + 1\n"
+        'shutil.copy(sys.argv[-1], f"{folder}/{number}.sh")\n'
+        'open(f"{folder}/{number}.arguments", "w").write(" ".join(sys.argv[1:-1]))\n'
+        'print("Submitted batch job", number)\n'
+    )
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho here\n")
+    for program in (sbatch, tmp_path / "scontrol"):
+        program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    slurm = ["work.executor=slurm", "work.arguments.partition=cpu", "work.arguments.time='01:00:00'"]
+    said = finish(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", *SHARDED, "minhash=null", *slurm)
+    assert "Submitted. The last job writes out/kept.jsonl" in said
+    scripts = sorted((tmp_path / "jobs").glob("*.sh"), key=lambda path: int(path.stem))
+    jobs = [path for path in scripts if "launch_pickled_pipeline" in path.read_text()]  # others sum up statistics
+    assert len(jobs) == 4  # hash, find, part, gather
+    for before, path in pairwise(jobs):
+        assert f"--dependency=afterok:{before.stem}" in path.with_suffix(".arguments").read_text()
+    assert not (tmp_path / "out/kept.jsonl").exists()
+    for path in jobs:
+        array = next(line for line in path.read_text().splitlines() if "--array" in line)
+        last = int(array.partition("=")[2].partition("%")[0].partition("-")[2])
+        for task in range(last + 1):
+            numbered = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "here", "SLURM_CPUS_PER_TASK": "1"}
+            search = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+            environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": search, **numbered}
+            shell = path.read_text().replace("srun  -l -n 1 ", "")
+            done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+    rows = (tmp_path / "in.jsonl").read_bytes().count(b"\n")
+    assert (tmp_path / "out/kept.jsonl").read_bytes().count(b"\n") == rows - (rows - 1) // 10
