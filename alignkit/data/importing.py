@@ -11,6 +11,7 @@ from alignkit.data.files import REJECTS
 from alignkit.data.sources import sources_of
 from alignkit.data.taking import KINDS, Taker, Tell
 from alignkit.lineage import replacing
+from alignkit.processes import is_alive
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,5 @@ def sweep(path: Path) -> None:
     """Delete what killed processes left half written of a file."""
     for left in path.parent.glob(f".{escape(path.name)}.*"):
         process = left.name.rpartition(".")[2]
-        if process.isdecimal() and not _alive(int(process)):
+        if process.isdecimal() and not is_alive(int(process)):
             left.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -2,10 +2,7 @@
 
 import errno
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
 from contextlib import suppress
 from importlib import import_module
@@ -17,6 +14,7 @@ from alignkit.lineage import read_record
 from alignkit.objective import NonFiniteLoss
 from alignkit.options import STAGES
 from alignkit.options.shared import RuntimeOptions
+from alignkit.processes import end_with
 from alignkit.recipe.hub import local_folder
 from alignkit.recipe.identity import existing, names_model
 from alignkit.recipe.read import REFERENCE
@@ -91,15 +89,5 @@ def _end(run: Run, error: InputError | str, code: int) -> int:
 
 def end_with_driver() -> None:
     """End this process soon after the one that drives the chain has ended, so that no two write to one run."""
-    driver = int(os.environ.get("ALIGNKIT_DRIVER", "0"))
-
-    def watch() -> None:
-        while True:
-            time.sleep(1.0)
-            try:
-                os.kill(driver, 0)
-            except ProcessLookupError:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    if driver:
-        threading.Thread(target=watch, daemon=True).start()
+    if driver := int(os.environ.get("ALIGNKIT_DRIVER", "0")):
+        end_with(driver)

@@ -14,6 +14,7 @@ from datatrove.utils.logging import logger
 
 from alignkit.config import InputError
 from alignkit.options.corpus import WorkOptions
+from alignkit.processes import end_with
 
 Tell = Callable[[str, int], None]
 """(stage, shards that are done)."""
@@ -29,10 +30,16 @@ class Stage:
 
 
 class _Quiet(LocalPipelineExecutor):
-    """Speaks by its exceptions only; the log of each task would repeat them."""
+    """Speaks by its exceptions only, and its workers end with the process that asked: another may take up the job."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.asked_by = os.getpid()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
+        if os.getpid() != self.asked_by:
+            end_with(self.asked_by)
         return super()._run_for_rank(rank, local_rank, node_rank)
 
 

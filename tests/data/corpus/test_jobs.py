@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +90,31 @@ def test_a_killed_job_leaves_no_output_and_the_same_command_ends_it(tmp_path: Pa
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole"), said
 
 
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="finds processes in /proc")
+def test_workers_end_with_the_job_that_was_killed(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl", 8.0)
+    process = command(tmp_path, "clean", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=2", "quality=[gopher]")
+
+    def workers() -> list[str]:
+        found: list[str] = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if place.joinpath("cwd").resolve() == tmp_path and b"forkserver" in (place / "cmdline").read_bytes():
+                    found.append(place.name)
+        return found
+
+    while not any((tmp_path / "out/.kept.jsonl.work/stages/clean").glob("completions/*")):
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        time.sleep(0.05)
+    assert len(workers()) > 2
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while workers() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not workers()
+
+
 def test_other_options_begin_anew(tmp_path: Path) -> None:
     corpus(tmp_path / "in.jsonl", 1.5)
     process = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=1")
@@ -118,7 +144,7 @@ def test_a_full_disk_is_one_error_and_what_stood_there_stays(tmp_path: Path) -> 
 
 
 def test_on_slurm_every_stage_waits_for_the_one_before(tmp_path: Path) -> None:
-    """Stand-ins for its programs keep each job's script and what it waits for; run in that order they give the result."""
+    """Stand-ins for its programs keep each job's script and what it waits for; run in order they give the result."""
     corpus(tmp_path / "in.jsonl", 1.5)
     sbatch = tmp_path / "sbatch"
     sbatch.write_text(
