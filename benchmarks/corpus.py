@@ -13,19 +13,21 @@ import json
 import os
 import platform
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from alignkit.data.stream import entries_of
 from alignkit.data.texts import text_of
-from alignkit.lineage import alignkit_commit, atomic_write, now
+from alignkit.lineage import alignkit_commit, atomic_write, now, replacing
 from alignkit.records import Document
 
 SIZE = 3000
@@ -41,14 +43,15 @@ def main() -> None:
     parser.add_argument("--texts", nargs="+", required=True, help="files or folders of any form")
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--scaling", type=int, default=100, help="megabytes for 1 worker against all; 0: left out")
-    parser.add_argument("--quality", default=ALL_RULES, help="rules of the largest corpus; the others have all")
+    parser.add_argument("--quality", default=ALL_RULES, help="rules of the largest corpus")
+    parser.add_argument("--scaling-quality", default=ALL_RULES, help="rules of the other")
     parser.add_argument("--out", type=Path, default=Path("runs/corpus"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     base = [document for path in given.texts for document in documents(path)]
     cores = len(os.sched_getaffinity(0))
     results: list[dict[str, Any]] = []
-    sizes = [(given.scaling, 1, ALL_RULES), (given.scaling, cores, ALL_RULES)] if given.scaling else []
+    sizes = [(given.scaling, workers, given.scaling_quality) for workers in (1, cores)] if given.scaling else []
     for megabytes, workers, rules in [*sizes, (given.megabytes, cores, given.quality)]:
         made = make(base, given.out / f"{megabytes}.jsonl", megabytes)
         cleaned = given.out / f"{megabytes}.clean.jsonl"
@@ -93,7 +96,7 @@ def make(base: Sequence[str], path: Path, megabytes: int) -> Path:
     rng = random.Random(megabytes)
     words = "".join(base[:200]).split()
     size = turn = 0
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         while size < megabytes * 10**6:
             rate = RATES[(turn - 1) % len(RATES)] if turn else 0.0
             for number, text in enumerate(base):
@@ -132,15 +135,21 @@ def dirtied(text: str, kind: str, number: int) -> str:
 
 
 def run(command: str, source: Path, out: Path, workers: int, *options: str) -> dict[str, Any]:
-    """One command in a process of its own: seconds, throughput, the most memory that one of its processes held."""
-    shutil.rmtree(out.parent / f".{out.name}.work", ignore_errors=True)
+    """One command in processes of its own: seconds, throughput, the most memory that they held together."""
+    for left in out.parent.glob(f".{out.name}.*"):
+        shutil.rmtree(left)
     words = [sys.executable, "-m", "alignkit", "data", command, str(source), str(out), "--as", "corpus", "--json"]
-    begun = time.monotonic()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    said = subprocess.run([*words, f"work.workers={workers}", *options], check=True, capture_output=True, text=True)
-    seconds = time.monotonic() - begun
-    memory = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
-    account = json.loads(said.stdout)
+    begun, memory = time.monotonic(), 0
+    with (out.parent / "said.json").open("w+") as said:
+        process = subprocess.Popen([*words, f"work.workers={workers}", *options], stdout=said)
+        while process.poll() is None:
+            time.sleep(0.2)
+            memory = max(memory, held_by(process.pid))
+        seconds = time.monotonic() - begun
+        if process.returncode:
+            raise SystemExit(f"{command} ended with {process.returncode}")
+        said.seek(0)
+        account = json.loads(said.read())
     size = source.stat().st_size
     tags = {f"{tag['step']}: {tag['reason']}": tag["records"] for tag in account["tags"]}
     kept = {name: account[name] for name in ("records", "kept", "removed", "changed", "masked")}
@@ -151,10 +160,21 @@ def run(command: str, source: Path, out: Path, workers: int, *options: str) -> d
         "bytes": size,
         "seconds": seconds,
         "megabytes_per_second": size / 1e6 / seconds,
-        "peak_bytes_of_a_process": memory,
+        "peak_bytes": memory,
         **kept,
         "tags": tags,
     }
+
+
+def held_by(process: int) -> int:
+    """Bytes in memory of a process and all that came of it, shared pages counted once for each."""
+    total = 0
+    with suppress(psutil.Error):
+        parent = psutil.Process(process)
+        for one in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += one.memory_info().rss
+    return total
 
 
 if __name__ == "__main__":
