@@ -114,6 +114,7 @@ def configuration(shape: ArchitectureOptions, tokenizer: PreTrainedTokenizerBase
         "num_key_value_heads": shape.kv_heads or shape.heads,
         "head_dim": shape.width // shape.heads,
         "intermediate_size": shape.feed_forward or 4 * shape.width,
+        "n_inner": shape.feed_forward or 4 * shape.width,
         "max_position_embeddings": context,
         "vocab_size": len(tokenizer),
         "tie_word_embeddings": shape.tied,

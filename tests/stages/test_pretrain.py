@@ -180,6 +180,7 @@ def test_a_new_model_has_the_shape_that_was_asked(family: str) -> None:
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 32, 4)
     assert config.vocab_size == len(tokenizer) and config.max_position_embeddings == 40
+    assert 48 in (getattr(config, "intermediate_size", 0), getattr(config, "n_inner", 0))
     assert config.eos_token_id == tokenizer.eos_token_id and config.pad_token_id == tokenizer.pad_token_id
     assert model(torch.tensor([[0, 5, 6]])).logits.shape == (1, 3, len(tokenizer))
     assert sum(p.numel() for p in model.parameters()) < 80_000
