@@ -113,11 +113,12 @@ def test_pieces_predict_each_token_once_and_carry_the_bytes_once() -> None:
     assert sum(piece.columns["bytes"] for piece in pieces) == pytest.approx(len(text))
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
 @pytest.mark.parametrize("example", ["document", "piece", "crop"])
-def test_an_example_is_a_document_a_piece_or_a_crop(tmp_path: Path, example: str) -> None:
+def test_an_example_is_a_document_a_piece_or_a_crop(tmp_path: Path, example: str, stream: bool) -> None:
     book = tmp_path / "book.txt"
     book.write_text("abcd" * 100)
-    data = {"path": str(book), "max_length": 11, "validation": 0}
+    data = {"path": str(book), "max_length": 11, "validation": 0, "stream": stream}
     train = {"learning_rate": 1e-3, "batch_size": 5, "steps": 2}
     tokenizer = {"kind": "character", "vocabulary": 64}
     run = pretrained(options(data=data, train=train, tokenizer=tokenizer, example=example), tmp_path / "run")
