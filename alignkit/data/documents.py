@@ -23,8 +23,8 @@ def document_sequences(
 
     A piece after the first begins with the last token of the one before, which it only conditions on, so each token is
     predicted exactly once. The column `bytes` holds each piece's share of the document's UTF-8 bytes, by predicted
-    tokens. With `fim_rate`, that share of the documents is rearranged: prefix, suffix, then the middle to be filled in;
-    which ones, `seed` draws by their numbers, from `first` on.
+    tokens. With `fim_rate`, that share of the documents is rearranged: prefix, suffix, then the middle to be filled
+    in; which ones, `seed` draws by their numbers, from `first` on.
     """
     plain = [document.text for document in documents]
     encoded: list[list[int]] = tokenizer(plain)["input_ids"] if plain else []
