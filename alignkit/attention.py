@@ -171,8 +171,9 @@ def trie_attention(
 ) -> tuple[Tensor, None]:
     """Attention of one row: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D].
 
-    Raises ValueError without a layout (a plain call would otherwise ignore padding without a word), for dropout,
-    for non-causal attention and for any keyword that is neither implemented nor known to be harmless.
+    `dropout` falls on the attention weights. Raises ValueError without a layout (a plain call would otherwise ignore
+    padding without a word), for non-causal attention and for any keyword that is neither implemented nor known to be
+    harmless.
     """
     layout = kwargs.pop(KEYWORD, None)
     if not isinstance(layout, TrieLayout):
@@ -180,13 +181,14 @@ def trie_attention(
     unknown = [name for name, given in kwargs.items() if given is not None and name not in HARMLESS]
     if unknown:
         raise ValueError(f"attention {NAME!r} does not implement {', '.join(sorted(unknown))}")
-    if dropout or attention_mask is not None or is_causal is False or len(query) != 1:
-        raise ValueError(f"attention {NAME!r} takes one causal row, without dropout and without a mask")
+    if attention_mask is not None or is_causal is False or len(query) != 1:
+        raise ValueError(f"attention {NAME!r} takes one causal row, without a mask")
     value = value.to(query.dtype)
     key = key.to(query.dtype)
     window = sliding_window if sliding_window and sliding_window < layout.longest[1] else None
     plain = softcap is None and s_aux is None
-    if plain and query.is_cuda and varlen_attn is not None and query.dtype in (torch.float16, torch.bfloat16):
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if plain and not dropout and query.is_cuda and varlen_attn is not None and half:
         return _varlen(layout, query, key, value, scaling, window), None
     heads, values = query.shape[1], value.shape[-1]
     queries = torch.cat([group.query.flatten() for group in layout.groups])
@@ -208,10 +210,10 @@ def trie_attention(
             mask = None if causal else layout.mask(number, window)
             gqa = k.shape[1] != heads
             out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=gqa
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=gqa
             )
         else:
-            out = _explicit(q, k, v, layout.mask(number, window), scaling, softcap, s_aux)
+            out = _explicit(q, k, v, layout.mask(number, window), scaling, dropout, softcap, s_aux)
         outputs.append(out.transpose(1, 2).reshape(-1, heads * values))
     return torch.cat(outputs).index_select(0, layout.order).view(1, -1, heads, values), None
 
@@ -228,6 +230,7 @@ def _explicit(
     value: Tensor,
     mask: Tensor,
     scaling: float | None,
+    dropout: float,
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
@@ -241,7 +244,7 @@ def _explicit(
     if sinks is not None:
         sink = sinks.float().view(1, -1, 1, 1).expand(len(scores), -1, scores.shape[2], 1)
         scores = torch.cat([scores, sink], -1)
-    weights = torch.softmax(scores, -1)[..., : key.shape[2]]
+    weights = F.dropout(torch.softmax(scores, -1)[..., : key.shape[2]], dropout)
     return weights.to(value.dtype) @ value
 
 

@@ -22,6 +22,8 @@ from alignkit.store import StoredExamples, StoreWriter, discard_store, read_stor
 R = TypeVar("R", bound=Record)
 Make = Callable[[Sequence[R], bool, int], Sequence[Example | None]]
 """(records, held out, number of the first on its side) -> an example each, or None where it is skipped."""
+Cut = Callable[[Sequence[Example]], Sequence[Example]]
+"""A source's examples -> those that an epoch goes through in their place."""
 
 BATCH = 1_000
 """Records that are tokenized at once."""
@@ -58,8 +60,10 @@ def read_examples(
     run: Run,
     seed: int,
     tokens: Any,
+    cut: Cut | None = None,
 ) -> Examples[R]:
-    """The examples that `make` makes of all records; `counters` are what it counts in.
+    """The examples that `make` makes of all records; `counters` are what it counts in. With `cut`, those to train on
+    are what it makes of each source's.
 
     With data.stream, they are written to the run's folder by rank 0, and read from there by all: a killed run goes on
     where it was, and one that has them all reads no record again. `tokens` is all that decides, beside the options,
@@ -78,7 +82,7 @@ def read_examples(
             validation.append([e for _, e in both])
             held_out += [r for r, _ in both]
     run.add_data(sources)
-    return Examples(*_mixed(options, train, validation), held_out)
+    return Examples(*_mixed(options, train, validation, cut), held_out)
 
 
 def discard_examples(run: Run) -> None:
@@ -92,7 +96,10 @@ def _place(run: Run) -> Path:
 
 
 def _mixed(
-    options: DataOptions, train: Sequence[Sequence[Example]], validation: Sequence[Sequence[Example]]
+    options: DataOptions,
+    train: Sequence[Sequence[Example]],
+    validation: Sequence[Sequence[Example]],
+    cut: Cut | None = None,
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """The examples of all sources as `options` mixes them. Raises InputError where a source has none to train on."""
     places = [place for place in places_of(options) if isinstance(place, SourceOptions)]
@@ -101,6 +108,7 @@ def _mixed(
         if not part:
             of = f" of {name}" if name else ""
             raise InputError(f"data: no training record{of} is left; look at data.max_length and data.over_long")
+    train = train if cut is None else [cut(part) for part in train]
     if not isinstance(options, MixedDataOptions) or not places:
         return train[0], validation[0]
     weights = [place.weight for place in places if place.weight is not None]

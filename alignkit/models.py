@@ -26,7 +26,7 @@ from alignkit.lineage import standing
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.policy import Policy
 from alignkit.role import Role
-from alignkit.selfcheck import why_not_tries
+from alignkit.selfcheck import DROPOUTS, why_not_tries
 
 logger = logging.getLogger(__name__)
 
@@ -73,15 +73,17 @@ def load_policy(
     trainable: bool = True,
     seed: int = 0,
     format: ChatFormat | None = None,
+    dropout: bool = False,
 ) -> Policy:
     """The policy of a checkpoint or of an artifact, with new or continued LoRA adapters where the options ask.
 
     Trained weights are float32; frozen ones are float32 or bfloat16 as `precision` says, or 4-bit NF4. Tokens that
-    `format` brought get rows in the embeddings, which are trained with the adapters too.
+    `format` brought get rows in the embeddings, which are trained with the adapters too. With `dropout` whole weights
+    keep the dropout of their configuration; else there is none but LoRA's own.
     """
     if (Path(options.path) / HEAD_FILE).is_file():
         raise InputError(f"model.path: {options.path!r} is a reward model, which cannot speak; name a language model")
-    model, adapted, tries = load_model(options, device, precision, trainable, seed, format)
+    model, adapted, tries = load_model(options, device, precision, trainable, seed, format, dropout)
     return Policy(model, adapted, tries)
 
 
@@ -92,6 +94,7 @@ def load_model(
     trainable: bool,
     seed: int,
     format: ChatFormat | None = None,
+    dropout: bool = False,
 ) -> tuple[PreTrainedModel, PeftModel | None, bool]:
     """(model, its PEFT wrapper or None, whether tries hold on it) of a checkpoint.
 
@@ -104,7 +107,7 @@ def load_model(
     if not is_adapter(options.path):
         if options.adapter == "continue":
             raise InputError(f"model.adapter: {options.path!r} holds whole weights, no adapter to continue; remove it")
-        model, tries = _open(options.path, dtype, place, options.load_in_4bit)
+        model, tries = _open(options.path, dtype, place, options.load_in_4bit, dropout)
         adapted = None
     elif options.adapter == "continue":
         model, tries = _open_base(options.path, dtype, place, options.load_in_4bit)
@@ -132,11 +135,14 @@ def is_adapter(path: str) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -> Any:
+def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool, dropout: bool = False) -> Any:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_missing(path, "model configuration", error)) from error
+    for name in DROPOUTS if not dropout else ():
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
     reason = why_not_tries(config)
     if reason:
         logger.warning(f"{path}: tries do not hold on {config.model_type} ({reason}); separate passes are used")
@@ -151,7 +157,7 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -
         )
         arguments["device_map"] = {"": device}
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **arguments)
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **arguments)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_missing(path, "model", error)) from error
     for module in model.modules() if four_bit else ():

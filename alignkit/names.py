@@ -28,6 +28,8 @@ FOREIGN_NAMES = {
     "lr_scheduler_type": "`train.schedule`",
     "warmup_ratio": "`train.warmup`",
     "warmup_steps": "`train.warmup`, as a share of the steps",
+    "min_lr": "`train.min_learning_rate`",
+    "min_lr_rate": "`train.min_learning_rate`, a rate and no share",
     "adam_beta1": "`train.betas`",
     "adam_beta2": "`train.betas`",
     "adam_epsilon": "`train.eps`",

@@ -45,16 +45,18 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> AdamW:
 def schedule_factor(options: TrainOptions, step: int, total: int) -> float:
     """The share of the peak learning rate in optimizer step `step` (0 … total - 1).
 
-    Rises linearly over the first `warmup` share of the steps, then falls to 0 at `total` along a line or half a
-    cosine, or stays.
+    Rises linearly over the first `warmup` share of the steps, then falls along a line or half a cosine to
+    `min_learning_rate` at `total`, or stays.
     """
     warm = math.ceil(options.warmup * total)
     if step < warm:
         return (step + 1) / (warm + 1)
     done = (step - warm) / max(1, total - warm)
-    if options.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    return 1.0 if options.schedule == "constant" else 1.0 - done
+    if options.schedule == "constant":
+        return 1.0
+    left = 0.5 * (1 + math.cos(math.pi * done)) if options.schedule == "cosine" else 1.0 - done
+    least = options.min_learning_rate / options.learning_rate
+    return least + (1 - least) * left
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:

@@ -24,6 +24,10 @@ CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_
 HEAD_WIDTHS = ("head_dim", "global_head_dim", "linear_key_head_dim", "linear_value_head_dim", "time_step_rank")
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+DROPOUTS = (
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "attention_dropout", "hidden_dropout"),
+    *("residual_dropout", "embedding_dropout", "activation_dropout"),
+)
 LENGTH = 40
 
 
@@ -49,7 +53,7 @@ def shrink(config: PretrainedConfig) -> PretrainedConfig:
             setattr(small, name, 0)
         if name in ("vocab_size", "vocab_size_per_layer_input"):
             setattr(small, name, 128)  # a smaller one too: the sample batch draws from 128 tokens
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "dropout", "hidden_dropout"):
+    for name in DROPOUTS:
         if name in known:
             setattr(small, name, 0.0)
     _shrink_layers(small)

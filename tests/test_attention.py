@@ -156,8 +156,27 @@ def test_attention_without_a_layout_or_with_an_unknown_keyword_raises() -> None:
     q = torch.zeros(1, 2, len(batch.ids), 8)
     with pytest.raises(ValueError, match="does not implement position_bias"):
         trie_attention(ours, q, q, q, None, trie_layout=trie_layout(batch), position_bias=q)
-    with pytest.raises(ValueError, match="without dropout"):
-        trie_attention(ours, q, q, q, None, trie_layout=trie_layout(batch), dropout=0.1)
+    with pytest.raises(ValueError, match="without a mask"):
+        trie_attention(ours, q, q, q, q, trie_layout=trie_layout(batch))
+
+
+@pytest.mark.parametrize("softcap", [None, 50.0], ids=["sdpa", "explicit"])
+def test_dropout_drops_that_share_of_the_weights_and_scales_the_rest(softcap: float | None) -> None:
+    """The first token sees itself alone: its output is nothing, or its value over 1 - p."""
+    batch = sample_batch()
+    torch.manual_seed(0)
+    heads, p = 512, 0.25
+    q, k = torch.randn(2, 1, heads, len(batch.ids), 4).unbind()
+    ones = torch.ones_like(q)
+    layout = trie_layout(batch)
+    out, _ = trie_attention(torch.nn.Identity(), q, k, ones, None, trie_layout=layout, dropout=p, softcap=softcap)
+    kept = out[0, 0, :, 0]
+    assert torch.equal(kept, torch.where(kept > 0, 1 / (1 - p), 0.0))
+    assert (kept > 0).float().mean().item() == pytest.approx(1 - p, abs=0.08)  # 4 deviations
+    # Of ones, what is kept is the sum of the kept weights over 1 - p: 1 in the mean.
+    torch.testing.assert_close(out.mean((2, 3)), torch.ones(1, len(batch.ids)), atol=0.1, rtol=0)
+    whole, _ = trie_attention(torch.nn.Identity(), q, k, ones, None, trie_layout=layout, softcap=softcap)
+    torch.testing.assert_close(whole, torch.ones_like(whole))
 
 
 def test_left_padded_batched_generation_equals_single_greedy() -> None:

@@ -24,6 +24,18 @@ def test_schedules() -> None:
     cosine = factors(4, warmup=0.0, schedule="cosine")
     assert cosine == pytest.approx([1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
     assert factors(1) == [0.5] and factors(1, warmup=0.0) == [1.0]
+    assert factors(4, warmup=0.0, min_learning_rate=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4])
+    least = factors(1000, warmup=0.0, schedule="cosine", min_learning_rate=0.1)
+    assert least[500] == pytest.approx(0.55) and 0.1 < min(least) == least[-1] < 0.1001
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [({}, "above learning_rate 0.5"), ({"schedule": "constant"}, "no meaning")]
+)
+def test_a_least_rate_that_cannot_be_is_refused(given: dict[str, str], told: str) -> None:
+    least = 0.1 if given else 0.6
+    with pytest.raises(ValueError, match=told):
+        TrainOptions.model_validate({"learning_rate": 0.5, "min_learning_rate": least, **given})
 
 
 def test_decay_falls_on_matrices_only_and_each_group_keeps_its_own_peak() -> None:

@@ -22,9 +22,9 @@ def document_sequences(
     weighs 1.
 
     A piece after the first begins with the last token of the one before, which it only conditions on, so each token is
-    predicted exactly once. The column `bytes` holds the document's UTF-8 bytes, on its first piece. With `fim_rate`,
-    that share of the documents is rearranged: prefix, suffix, then the middle to be filled in; which ones, `seed`
-    draws by their numbers, from `first` on.
+    predicted exactly once. The column `bytes` holds each piece's share of the document's UTF-8 bytes, by predicted
+    tokens. With `fim_rate`, that share of the documents is rearranged: prefix, suffix, then the middle to be filled
+    in; which ones, `seed` draws by their numbers, from `first` on.
     """
     plain = [document.text for document in documents]
     encoded: list[list[int]] = tokenizer(plain)["input_ids"] if plain else []
@@ -54,5 +54,6 @@ def _pieces(ids: Sequence[int], max_length: int, size: int) -> list[TokenSequenc
     for start in range(0, max(1, len(ids) - 1), max_length - 1):
         piece = ids[start : start + max_length]
         weights = [0.0] + [1.0] * (len(piece) - 1)
-        pieces.append(TokenSequence(piece, weights, columns={"bytes": 0.0 if start else float(size)}))
+        share = size * (len(piece) - 1) / max(1, len(ids) - 1)
+        pieces.append(TokenSequence(piece, weights, columns={"bytes": share}))
     return pieces

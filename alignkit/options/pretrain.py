@@ -38,6 +38,9 @@ class ArchitectureOptions(Config):
     """Inner size of the feed-forward layers. Left out: 4 × width."""
     tied: bool = True
     """Input and output embeddings are one matrix."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """In every place where that class has dropout (GPT-2: embeddings, attention, residual stream; Llama: attention).
+    Above 0, results depend on how a batch is split."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Further fields of that configuration class, by their transformers names."""
 
@@ -73,7 +76,11 @@ class PretrainConfig(Config):
     data: StreamedDataOptions
     """Documents. Those longer than max_length are cut into pieces, and no token of them is lost."""
     train: PretrainTrain = PretrainTrain()
-    """The optimiser and its schedule; an example is a document."""
+    """The optimiser and its schedule."""
+    example: Literal["document", "piece", "crop"] = "document"
+    """What train.batch_size counts. `document`: whole documents, with all their pieces; `piece`: pieces of at most
+    max_length tokens, cut at the same places in each epoch; `crop`: max_length tokens from a random place of the
+    documents one after the other (nanoGPT's batches), which needs train.steps."""
     fim_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the training documents turned into fill-in-the-middle (Bavarian et al. 2022)."""
     seed: int = 0
@@ -92,6 +99,8 @@ class PretrainConfig(Config):
                 raise ValueError(f"model.{name}: documents have no chat format; set it in the stage that follows")
         if self.model is not None and self.fim_rate and self.model.lora is not None:
             raise ValueError("fim_rate adds tokens, which LoRA leaves untrained: remove model.lora or fim_rate")
+        if self.example == "crop" and self.train.steps is None:
+            raise ValueError("example: crop has no epochs; set train.steps")
         if self.data.max_length < 2:
             raise ValueError("data.max_length: a sequence needs at least 2 tokens to predict one")
         return self

@@ -106,7 +106,9 @@ class TrainOptions(Config):
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; overrides epochs."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """The learning rate after the warm-up: to 0 along a line or a half cosine, or constant."""
+    """The learning rate after the warm-up: down along a line or a half cosine, or constant."""
+    min_learning_rate: float = Field(default=0.0, ge=0.0)
+    """Where that line or half cosine ends."""
     warmup: float = Field(default=0.03, ge=0.0, lt=1.0)
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0.0)
@@ -125,6 +127,16 @@ class TrainOptions(Config):
     """Steps between checkpoints. Left out: at each validation."""
     keep_checkpoints: int = Field(default=1, ge=1)
     """How many checkpoints are kept."""
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}, the peak"
+            )
+        if self.min_learning_rate and self.schedule == "constant":
+            raise ValueError("min_learning_rate has no meaning with schedule: constant; remove it")
+        return self
 
 
 def check_patience(data: DataOptions, train: TrainOptions) -> None:

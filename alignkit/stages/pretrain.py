@@ -25,7 +25,9 @@ from alignkit.policy import Policy
 from alignkit.prepare import fit_examples
 from alignkit.records import Document
 from alignkit.runs import Run
+from alignkit.selfcheck import DROPOUTS
 from alignkit.trie import TrieBatch
+from alignkit.windows import Crops, Pieces
 
 
 def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
@@ -40,7 +42,9 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
         start = ModelOptions(path=str(folder))
     tokenizer = load_tokenizer(start.path)
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
-    policy = load_policy(start, device=accelerator.device, precision=precision, seed=config.seed)
+    # A new model has the dropout that was asked for, a checkpoint none.
+    new_model = config.model is None
+    policy = load_policy(start, device=accelerator.device, precision=precision, seed=config.seed, dropout=new_model)
     new = add_special_tokens(tokenizer, FILL) if config.fim_rate else ()
     if new:
         extend_embeddings(policy.model, tokenizer, new)
@@ -50,7 +54,12 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
         found = document_sequences(documents, tokenizer, config.data.max_length, rate, config.seed, first)
         return fit_examples(found, config.data, runtime.token_budget, None, Counter())
 
-    found = read_examples(config.data, Document, make, (), run, config.seed, tokenizer.get_vocab())
+    def cut(examples: Sequence[Example]) -> Sequence[Example]:
+        if config.example == "crop":
+            return Crops(examples, config.data.max_length)
+        return Pieces(examples) if config.example == "piece" else examples
+
+    found = read_examples(config.data, Document, make, (), run, config.seed, tokenizer.get_vocab(), cut)
     run.log(0, found.sizes())
 
     def save(folder: Path) -> None:
@@ -95,6 +104,9 @@ def configuration(shape: ArchitectureOptions, tokenizer: PreTrainedTokenizerBase
     for name in shape.settings:
         if not hasattr(default, name):
             raise InputError(f"architecture.settings: {type(default).__name__} has no field {name!r}")
+    dropouts = {name: shape.dropout for name in DROPOUTS if hasattr(default, name)}
+    if shape.dropout and not dropouts:
+        raise InputError(f"architecture.dropout: {shape.model_type} has none; leave it out")
     asked: dict[str, Any] = {
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.width,
@@ -102,12 +114,14 @@ def configuration(shape: ArchitectureOptions, tokenizer: PreTrainedTokenizerBase
         "num_key_value_heads": shape.kv_heads or shape.heads,
         "head_dim": shape.width // shape.heads,
         "intermediate_size": shape.feed_forward or 4 * shape.width,
+        "n_inner": shape.feed_forward or 4 * shape.width,
         "max_position_embeddings": context,
         "vocab_size": len(tokenizer),
         "tie_word_embeddings": shape.tied,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        **dropouts,
     }
     if not hasattr(default, "num_key_value_heads") and shape.kv_heads not in (None, shape.heads):
         raise InputError(f"architecture.kv_heads: {shape.model_type} has as many as heads; leave it out")

@@ -14,10 +14,11 @@ from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_data
 from alignkit.data.tokenizer import FILL, train_tokenizer
 from alignkit.data.world import generate
+from alignkit.models import load_policy
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
-from alignkit.options.shared import RuntimeOptions
+from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.records import Document
-from alignkit.runs import Run
+from alignkit.runs import Run, read_metrics
 from alignkit.stages import pretrain
 
 QUIET = RuntimeOptions(trackers=[])
@@ -109,7 +110,45 @@ def test_pieces_predict_each_token_once_and_carry_the_bytes_once() -> None:
     assert predicted == whole[1:]
     assert all(len(piece.ids) <= 4 and piece.weights[0] == 0 for piece in pieces)
     assert [left.ids[-1] for left in pieces[:-1]] == [right.ids[0] for right in pieces[1:]]
-    assert sum(piece.columns["bytes"] for piece in pieces) == len(text)
+    assert sum(piece.columns["bytes"] for piece in pieces) == pytest.approx(len(text))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+@pytest.mark.parametrize("example", ["document", "piece", "crop"])
+def test_an_example_is_a_document_a_piece_or_a_crop(tmp_path: Path, example: str, stream: bool) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("abcd" * 100)
+    data = {"path": str(book), "max_length": 11, "validation": 0, "stream": stream}
+    train = {"learning_rate": 1e-3, "batch_size": 5, "steps": 2}
+    tokenizer = {"kind": "character", "vocabulary": 64}
+    run = pretrained(options(data=data, train=train, tokenizer=tokenizer, example=example), tmp_path / "run")
+    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    # 402 tokens with both marks, of which 401 are predicted, 10 in a piece.
+    assert lines[0]["data/train"] == {"document": 1, "piece": 41, "crop": 392}[example]
+    per_token = [line["bits_per_byte"] / line["nll"] * math.log(2) for line in lines if "nll" in line]
+    assert per_token == pytest.approx([401 / 400] * 2)  # predicted tokens per byte, the same in every batch
+
+
+def test_dropout_is_what_was_asked_for_and_else_none(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["a b"], "word", 60)
+    names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    for dropout in (0.0, 0.3):
+        shape = ArchitectureOptions(model_type="gpt2", layers=1, width=16, heads=2, dropout=dropout)
+        config = pretrain.configuration(shape, tokenizer, 16)
+        assert [getattr(config, name) for name in names] == [dropout] * 3
+    with pytest.raises(InputError, match=r"architecture\.dropout: mamba has none"):
+        pretrain.configuration(ArchitectureOptions(model_type="mamba", dropout=0.1), tokenizer, 16)
+    shape = {"model_type": "gpt2", "layers": 1, "width": 16, "heads": 2}
+    train = {"learning_rate": 1e-9, "batch_size": 16, "steps": 1}
+    losses = {}
+    for dropout in (0.0, 0.3):
+        run = pretrained(options(architecture={**shape, "dropout": dropout}, train=train), tmp_path / f"{dropout}")
+        (losses[dropout],) = (line["loss"] for line in read_metrics(run.directory) if "loss" in line)
+    assert losses[0.0] != losses[0.3], "the forward pass that trains drops"
+    # A checkpoint that is trained on has none, whatever its configuration says.
+    dropping = run.model_dir
+    assert load_policy(ModelOptions(path=str(dropping))).model.config.attn_pdrop == 0.0
+    assert load_policy(ModelOptions(path=str(dropping)), dropout=True).model.config.attn_pdrop == 0.3
 
 
 def test_fill_in_the_middle_moves_text_and_loses_none() -> None:
@@ -142,6 +181,7 @@ def test_a_new_model_has_the_shape_that_was_asked(family: str) -> None:
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 32, 4)
     assert config.vocab_size == len(tokenizer) and config.max_position_embeddings == 40
+    assert 48 in (getattr(config, "intermediate_size", 0), getattr(config, "n_inner", 0))
     assert config.eos_token_id == tokenizer.eos_token_id and config.pad_token_id == tokenizer.pad_token_id
     assert model(torch.tensor([[0, 5, 6]])).logits.shape == (1, 3, len(tokenizer))
     assert sum(p.numel() for p in model.parameters()) < 80_000
@@ -179,6 +219,7 @@ def test_a_shape_that_no_class_has_is_named(wrong: dict[str, object], told: str)
         ({"architecture": {**SMALL, "heads": 3}}, "no multiple of heads"),
         ({"architecture": {**SMALL, "kv_heads": 4}}, "no multiple of kv_heads"),
         ({"architecture": None, "model": {"path": "x"}}, "brings its own"),
+        ({"example": "crop"}, "example: crop has no epochs; set train.steps"),
         ({**CHECKPOINT, "model": {"path": "x", "chat_template": "chatml"}}, "model.chat_template: documents have no"),
         ({**CHECKPOINT, "model": {"path": "x", "eos_token": "x"}}, "model.eos_token"),
         ({**CHECKPOINT, "model": {"path": "x", "template_kwargs": {"x": 1}}}, "model.template_kwargs"),
