@@ -1,5 +1,6 @@
 """The commands `alignkit data clean`, `dedup`, `split`, `mix`: they ask, show, end with a code. They know no step."""
 
+import errno
 import os
 from collections.abc import Callable
 from importlib import import_module
@@ -106,9 +107,9 @@ def _guarded(out: Path, work: Callable[[Any], Any]) -> Any:
         with counting("shards") as tell:
             done = work(tell)
     except OSError as error:
-        typer.echo(
-            f"error: {out}: cannot be written: {error.strerror or error}. Make room, or write elsewhere", err=True
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        said = f"{out}: cannot be written: {error.strerror}. Make room, or write elsewhere" if full else str(error)
+        typer.echo(f"error: {said}", err=True)
         typer.echo("Nothing was written; the same command goes on where it stood.", err=True)
         raise typer.Exit(1) from error
     if done is None:
@@ -139,6 +140,10 @@ def _show(done: Any) -> None:
         for tag in done.tags[:SHOWN]:
             _sample(tag)
         print(f"All of them, with their reasons: {done.removed_file}")
+    if done.ignored:
+        print(
+            f"Not read, by their names no data: {', '.join(done.ignored[:5])}{', …' if len(done.ignored) > 5 else ''}"
+        )
     if done.rejects_file:
         print(f"Rows that hold no record: {done.rejects_file}")
     print(f"{done.kept:,} records: {', '.join(done.parts)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alignkit.config import InputError
 from alignkit.data.account import FileCount, total_of
-from alignkit.data.files import REJECTS
+from alignkit.data.files import ACCOUNTS, REJECTS
 from alignkit.data.sources import sources_of
 from alignkit.data.taking import KINDS, Taker, Tell
 from alignkit.lineage import replacing
@@ -71,8 +71,10 @@ def rejects_of(out: Path) -> Path:
 
 def check_out(source: str, out: Path) -> Path:
     """The file of rejects that belongs to `out`. Raises InputError where `out` may not be written."""
-    if out.suffix != ".jsonl" or out.name.endswith(REJECTS):
-        raise InputError(f"{out}: the records become JSON lines; give a file that ends in .jsonl, not in {REJECTS}")
+    if out.suffix != ".jsonl" or out.name.endswith(ACCOUNTS):
+        raise InputError(
+            f"{out}: the records become JSON lines; give a file that ends in .jsonl, not in {' or '.join(ACCOUNTS)}"
+        )
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name the file that is to be written in it")
     rejects = rejects_of(out)

@@ -42,7 +42,7 @@ def entries_of(path: str, as_: type[R], format: str = "auto", split: str | None 
                 yield Entry(source, line, row, [], str(error))
 
 
-def kind_at(path: str, split: str | None = None) -> str:
+def kind_at(path: str, format: str = "auto", split: str | None = None) -> str:
     """What a path holds, by its first good row: the name in KINDS of the richest kind that it can be read as.
 
     Raises InputError where that cannot be told; `--as` says it then.
@@ -54,7 +54,7 @@ def kind_at(path: str, split: str | None = None) -> str:
                 continue
             for name in richest:
                 try:
-                    found = RowReader(KINDS[name]).records(row)
+                    found = RowReader(KINDS[name], format).records(row)
                 except ValueError:
                     continue
                 if found:

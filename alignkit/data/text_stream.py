@@ -33,7 +33,7 @@ class TextStream:
         self.rows, self.unread, self.fault, found = 0, 0, "", False
         if self.as_ is not None and self.as_ not in KINDS:
             raise InputError(f"--as: {self.as_!r} is no kind of record; give one of {', '.join(KINDS)}")
-        as_ = KINDS[self.as_ or kind_at(self.source, self.split)]
+        as_ = KINDS[self.as_ or kind_at(self.source, split=self.split)]
         for entry in entries_of(self.source, as_, self.format, self.split):
             self.rows += 1
             if entry.fault is not None:

@@ -7,7 +7,9 @@ from alignkit.records import Messages, Record
 
 R = TypeVar("R", bound=Record)
 NAMES = frozenset({"id", "role", "name", "tool_call_id", "source", "tools", "weight", "label", "ranks", "margins"})
-"""Fields that name or number things: no text of theirs is ever changed."""
+"""Fields of a record or a turn that name or number things: no text of theirs is ever changed."""
+FREE = frozenset({"columns", "arguments"})
+"""Fields whose own fields are the user's, whatever they are called."""
 
 
 def texts_of(record: Record) -> list[str]:
@@ -15,9 +17,9 @@ def texts_of(record: Record) -> list[str]:
     return texts_in(record.model_dump())
 
 
-def texts_in(row: dict[str, Any]) -> list[str]:
-    """The texts of a record as the mapping that its line holds."""
-    return list(_strings({name: value for name, value in row.items() if name != "columns"}))
+def texts_in(row: dict[str, Any], columns: bool = False) -> list[str]:
+    """The texts of a record as the mapping that its line holds; those of its columns too, where asked for."""
+    return list(_strings({name: value for name, value in row.items() if columns or name != "columns"}, NAMES))
 
 
 def text_of(record: Record) -> str:
@@ -42,24 +44,27 @@ def conversations_of(record: Record) -> list[Messages]:
     return [(*held["prompt"], *answer) for answer in answers]
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, names: frozenset[str]) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key not in NAMES:
-                yield from _strings(item)
+            if key not in names:
+                yield from _strings(item, frozenset() if key in FREE else names)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from _strings(item, names)
 
 
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
+def mapped(value: Any, change: Callable[[str], str], names: frozenset[str] = NAMES) -> Any:
     """The same with every text replaced, at any depth."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {key: item if key in NAMES else mapped(item, change) for key, item in value.items()}
+        return {
+            key: item if key in names else mapped(item, change, frozenset() if key in FREE else names)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [mapped(item, change) for item in value]
+        return [mapped(item, change, names) for item in value]
     return value

@@ -46,10 +46,15 @@ class PersonalOptions(Config):
 
     action: Literal["mask", "remove", "keep"] = "mask"
     """`mask` replaces each by a placeholder of its type, `remove` removes the record."""
-    kinds: list[str] | None = None
+    kinds: list[str] | None = Field(default=None, min_length=1)
     """What is looked for. Left out: everything that is known."""
     region: str | None = "US"
     """The country (two letters) whose telephone numbers are also found without a country code; null: none."""
+
+    @model_validator(mode="after")
+    def _check_action(self) -> Self:
+        self.only_with(self.action != "keep", "with action: keep", "kinds", "region")
+        return self
 
 
 class CleanOptions(Config):
@@ -101,7 +106,7 @@ class DedupOptions(Config):
     overlap_words: int = Field(default=13, ge=2)
     """Words of a run that counts as overlap with `against` (13: Brown et al. 2020)."""
     exact: bool = True
-    """Remove records whose texts are equal to an earlier record's."""
+    """Remove records that are equal to an earlier one in all but id, source and columns (by: prompt, in prompts)."""
     minhash: MinhashOptions | None = MinhashOptions()
     """Remove all but one of each group of near duplicates; null keeps them."""
     by: Literal["record", "prompt"] = "record"
@@ -110,6 +115,12 @@ class DedupOptions(Config):
     """Stop, and write nothing, where a larger share of the records would be removed."""
     work: WorkOptions = WorkOptions()
     """Where it runs."""
+
+    @model_validator(mode="after")
+    def _check_use(self) -> Self:
+        self.only_with(bool(self.against), "without `against`", "overlap_words")
+        self.only_with(self.exact or self.minhash is not None, "without `exact` and `minhash`", "by")
+        return self
 
 
 class SplitOptions(Config):
@@ -126,7 +137,7 @@ class SplitOptions(Config):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        if abs(sum(self.parts.values()) - 1) > 1e-9 or min(self.parts.values()) <= 0:
+        if abs(sum(self.parts.values()) - 1) > 1e-9 or not all(share > 0 for share in self.parts.values()):
             raise ValueError(f"`parts` must be above 0 and sum to 1, and sum to {sum(self.parts.values()):g}")
         if bad := [name for name in self.parts if not name.replace("-", "").replace("_", "").isalnum()]:
             raise ValueError(f"`parts`: {bad[0]!r} becomes a file's name; use letters, digits, - and _")
@@ -142,7 +153,7 @@ class MixOptions(Config):
     """Without weights, shares are as size^(1/temperature): 1 by size, large all alike."""
     records: int | None = Field(default=None, ge=1)
     """Records to write. Left out: as many as the sources hold."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Draws which records come once more than others, and the order."""
     work: WorkOptions = WorkOptions()
     """Where it runs."""

@@ -86,7 +86,7 @@ def check_data(
     tell: Tell = lambda file, rows: None,
 ) -> Report:
     """Check the records of a file, a folder or a hub's data set. Raises InputError, also where no row can be read."""
-    as_ = kind_at(source, split) if as_ is None else as_
+    as_ = kind_at(source, split=split) if as_ is None else as_
     kind = KINDS[as_]
     lengths, tokens = Lengths(), _token_sample(asked, kind)
     look = asked.personal and can_look()

@@ -57,7 +57,8 @@ def clean(source: str, out: Path, as_: str | None, format: str, options: CleanOp
         return [Stage("clean", shards.count, steps)], Ending({"kept": kept}, [removed])
 
     work, most = options.work, options.most_removed
-    return run_job("clean", source, {"kept": out}, as_, format, options, work, plan, tell, most)
+    beside = () if options.language is None else (options.language.model,)
+    return run_job("clean", source, {"kept": out}, as_, format, options, work, plan, tell, most, beside)
 
 
 def _changes(options: CleanOptions, as_: str) -> list[Any]:
@@ -67,7 +68,7 @@ def _changes(options: CleanOptions, as_: str) -> list[Any]:
     elif options.html == "always":
         raise InputError(f"html: always takes documents only, and these are {as_}; leave it out")
     if options.unicode:
-        steps.append(Change("unicode", FTFYFormatter().format))
+        steps.append(Change("unicode", FTFYFormatter(unescape_html="auto" if as_ == "corpus" else False).format))
     personal = options.personal
     if personal.action != "keep":
         kinds = personal.kinds or [*PERSONAL]
@@ -78,9 +79,14 @@ def _changes(options: CleanOptions, as_: str) -> list[Any]:
 
 def _rules(name: str, options: CleanOptions, words: EnglishWords) -> BaseFilter:
     given = options.thresholds.get(name, {})  # pyright: ignore[reportCallIssue, reportArgumentType]
-    known = [field for field in inspect.signature(RULES[name]).parameters if field not in ("exclusion_writer", "self")]
+    fields = inspect.signature(RULES[name]).parameters
+    known = [field for field in fields if field not in ("exclusion_writer", "language", "self")]
     if unknown := [field for field in given if field not in known]:
         raise InputError(f"thresholds.{name}.{unknown[0]}: unknown key; known here: {', '.join(known)}")
+    for field, value in given.items():
+        kind = float if isinstance(fields[field].default, int | float) else type(fields[field].default)
+        if fields[field].default is not None and not isinstance(value, kind | (int if kind is float else kind)):
+            raise InputError(f"thresholds.{name}.{field}: give a {kind.__name__}, not {value!r}")
     return RULES[name](**{"language": words, **given})
 
 

@@ -28,7 +28,7 @@ from alignkit.config import InputError
 from alignkit.data.corpus.execute import Stage
 from alignkit.data.corpus.gather import Outcome
 from alignkit.data.corpus.jobs import Ending, run_job
-from alignkit.data.corpus.rows import ShardReader, joined, shard_writer
+from alignkit.data.corpus.rows import Compared, ShardReader, joined, shard_writer, whole
 from alignkit.data.corpus.shards import Shards
 from alignkit.data.corpus.steps import Judge, Part
 from alignkit.data.corpus.words import SpacedWords
@@ -60,14 +60,17 @@ def dedup(source: str, out: Path, as_: str | None, format: str, options: DedupOp
             stages += _overlap(shards, folder / "overlap", options)
             rows, removed = folder / "overlap/kept", [*removed, folder / "overlap/removed"]
 
-        def reader(at: Path) -> ShardReader:
-            return ShardReader(at, prompt_of if options.by == "prompt" else joined)
-
         if options.exact:
-            stages += _exact(reader, rows, folder / "exact", shards.count)
+            stages += _exact(prompt_of if options.by == "prompt" else whole, rows, folder / "exact", shards.count)
             rows, removed = folder / "exact/kept", [*removed, folder / "exact/removed"]
         if options.minhash:
-            stages += _minhash(reader, rows, folder / "minhash", shards.count, options.minhash)
+            stages += _minhash(
+                prompt_of if options.by == "prompt" else joined,
+                rows,
+                folder / "minhash",
+                shards.count,
+                options.minhash,
+            )
             rows, removed = folder / "minhash/kept", [*removed, folder / "minhash/removed"]
         return stages, Ending({"kept": rows}, removed)
 
@@ -116,6 +119,11 @@ def _write_index(folder: Path, against: list[str], config: NGramsDecontConfig) -
         runs: set[int] = set()
         prompts: set[int] = set()
         for entry in entries_of(path, KINDS[kind_at(path)]):
+            if entry.fault:
+                raise InputError(
+                    f"against: {entry.source.name}:{entry.line}: {entry.fault[:300]}. What cannot be read cannot be "
+                    "kept out; make records of it with `alignkit data import` first"
+                )
             for record in entry.records:
                 prompts.add(_hash(record))
                 for text in texts_of(record):
@@ -172,28 +180,35 @@ def _text(document: Document) -> str:
     return document.text
 
 
-def _exact(reader: Any, rows: Path, folder: Path, count: int) -> list[Stage]:
-    config = ExactDedupConfig(content_getter=_text)
+def _priority(document: Document) -> int:
+    """The first of equals stays: of the earliest shard, and there the first row."""
+    return max(1, 65535 - document.metadata["shard"])
+
+
+def _exact(compared: Compared, rows: Path, folder: Path, count: int) -> list[Stage]:
+    config = ExactDedupConfig(content_getter=_text, document_priority=_priority)
     signatures, found = str(folder / "signatures"), str(folder / "found")
     filter = ExactDedupFilter(
         found, config, shard_writer(folder / "removed", ("exact", "equal to another record", ""))
     )
     return [
-        Stage("exact_hash", count, [reader(rows), ExactDedupSignature(signatures, config)]),
+        Stage("exact_hash", count, [ShardReader(rows, compared), ExactDedupSignature(signatures, config)]),
         Stage("exact_find", 1, [ExactFindDedups(signatures, found, config)]),
-        Stage("exact_part", count, [reader(rows), filter, shard_writer(folder / "kept")]),
+        Stage("exact_part", count, [ShardReader(rows, compared), filter, shard_writer(folder / "kept")]),
     ]
 
 
-def _minhash(reader: Any, rows: Path, folder: Path, count: int, options: MinhashOptions) -> list[Stage]:
+def _minhash(compared: Compared, rows: Path, folder: Path, count: int, options: MinhashOptions) -> list[Stage]:
     norm = TextNormConfig(norm_numbers=not options.numbers)
     config = MinhashConfig(options.words, options.bands, options.rows, norm_config=norm)
     hashes, pairs, groups = (str(folder / name) for name in ("hashes", "pairs", "groups"))
     removed = shard_writer(folder / "removed", ("minhash", "near another record", ""))
     filter = MinhashDedupFilter(groups, exclusion_writer=removed, load_cluster_ids=True)
     return [
-        Stage("minhash_hash", count, [reader(rows), MinhashDedupSignature(hashes, config, SpacedWords())]),
+        Stage(
+            "minhash_hash", count, [ShardReader(rows, compared), MinhashDedupSignature(hashes, config, SpacedWords())]
+        ),
         Stage("minhash_pair", options.bands, [MinhashDedupBuckets(hashes, pairs, config=config)]),
         Stage("minhash_group", 1, [MinhashDedupCluster(pairs, groups, config, save_cluster_id=True)]),
-        Stage("minhash_part", count, [reader(rows), filter, shard_writer(folder / "kept")]),
+        Stage("minhash_part", count, [ShardReader(rows, compared), filter, shard_writer(folder / "kept")]),
     ]

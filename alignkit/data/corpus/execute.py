@@ -1,14 +1,16 @@
 """Stages of datatrove's steps, one after the other, here or on a cluster. Does not know what the steps do."""
 
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import multiprocess
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.utils.logging import logger
 
@@ -39,14 +41,21 @@ class _Quiet(LocalPipelineExecutor):
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
         if os.getpid() != self.asked_by:
-            end_with(self.asked_by)
+            _end_once(self.asked_by)
         return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+@cache
+def _end_once(process: int) -> None:
+    """One watch in a process, however many tasks it runs."""
+    end_with(process)
 
 
 def execute(stages: Sequence[Stage], folder: Path, options: WorkOptions, tell: Tell) -> bool:
     """Run the stages; tasks that an earlier start has finished are left out. False where they were only submitted.
 
-    Raises what a step raises, InputError where the executor refuses its arguments.
+    Raises what a step raises, InputError where the executor refuses its arguments, ChildProcessError where a worker
+    was killed.
     """
     logger.disable("datatrove")
     workers = options.workers or len(os.sched_getaffinity(0))
@@ -61,30 +70,43 @@ def execute(stages: Sequence[Stage], folder: Path, options: WorkOptions, tell: T
                 kind = getattr(module, f"{options.executor.capitalize()}PipelineExecutor")
                 named = {"job_name": f"alignkit_{stage.name}"} if options.executor == "slurm" else {}
                 executor = kind(**common, **named, workers=options.workers or -1, depends=before, **options.arguments)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"work.arguments: {error}") from error
+        except ImportError as error:
+            raise InputError(f"work.executor: {options.executor} is not installed here: {error}") from error
         before = executor
         if options.executor == "local":
-            with _telling(stage.name, folder / stage.name / "completions", tell):
-                executor.run()
+            _run(executor, stage, folder / stage.name / "completions", tell)
     if options.executor != "local":
         before.run()  # which runs what it depends on first
     return options.executor != "slurm"
 
 
-@contextmanager
-def _telling(name: str, completions: Path, tell: Tell) -> Iterator[None]:
-    """Tell now and then how many tasks are done."""
-    ended = threading.Event()
+def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell: Tell) -> None:
+    """Run one stage here, and tell now and then how many of its tasks are done."""
+    ended, lost = threading.Event(), threading.Event()
 
     def watch() -> None:
+        seen: dict[int, Any] = {}
         while not ended.wait(0.5):
-            tell(name, len(list(completions.glob("*"))))
+            tell(stage.name, len(list(completions.glob("*"))))
+            seen |= {child.pid: child for child in multiprocess.active_children()}
+            if any(child.exitcode not in (None, 0, -signal.SIGTERM) for child in seen.values()):
+                lost.set()  # its task would be waited for without end
+                signal.raise_signal(signal.SIGINT)
+                return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        executor.run()
+    except KeyboardInterrupt as error:
+        if not lost.is_set():
+            raise
+        raise ChildProcessError(
+            f"a worker of the stage {stage.name} was killed, as happens where memory runs out; give fewer "
+            "work.workers or a smaller work.shard_megabytes"
+        ) from error
     finally:
         ended.set()
         watcher.join()

@@ -1,7 +1,7 @@
 """The end of a job: its shards as files, and an account of every row. Does not know what the steps did."""
 
 import json
-import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from alignkit.config import InputError
 from alignkit.data.corpus.rows import rows_in
 from alignkit.data.corpus.shards import Shards
+from alignkit.data.files import REJECTS
 from alignkit.data.texts import texts_in
 from alignkit.lineage import atomic_write, replacing
 
@@ -53,13 +54,15 @@ class Outcome(BaseModel):
     tags: list[Removed]
     """Why records were removed. One with several reasons is counted under each."""
     changed: dict[str, int]
-    """Records that each step changed."""
+    """Kept records that each step changed."""
     masked: dict[str, int]
-    """Personal data replaced, by kind."""
+    """Personal data replaced in them, by kind."""
     bytes: int
     """Of the records as they were read."""
     seconds: float
-    """From the first start of the job to its end."""
+    """From the first start of the job to its end, pauses of a killed one included."""
+    ignored: list[str]
+    """Files of the folder that by their names hold no data."""
     removed_file: str | None
     rejects_file: str | None
     options: dict[str, Any]
@@ -97,7 +100,8 @@ class Gather(PipelineStep):
         changed: Counter[str] = Counter()
         masked: Counter[str] = Counter()
         kept: dict[str, int] = {}
-        beside = {name: _beside(next(iter(self.parts.values())), name) for name in ("removed", "rejects", "report")}
+        beside = accounts_of(next(iter(self.parts.values())))
+        key = self.shards.folder.parent / "key.json"
         with ExitStack() as stack:
             for name, path in self.parts.items():
                 out = stack.enter_context(replacing(path))
@@ -125,7 +129,8 @@ class Gather(PipelineStep):
                     file.write(json.dumps(held, ensure_ascii=False) + "\n")
             if self.shards.rejected:
                 rejects = stack.enter_context(replacing(beside["rejects"]))
-                rejects.write((self.shards.folder.parent / "rejects.jsonl").read_text(encoding="utf-8"))
+                with (self.shards.folder.parent / "rejects.jsonl").open(encoding="utf-8") as listed:
+                    shutil.copyfileobj(listed, rejects)
         for name, count in (("removed", removed), ("rejects", self.shards.rejected)):
             if not count:
                 beside[name].unlink(missing_ok=True)  # of an earlier job
@@ -141,12 +146,14 @@ class Gather(PipelineStep):
             tags=sorted(tags.values(), key=lambda tag: -tag.records),
             changed=dict(changed),
             masked=dict(masked),
-            bytes=sum(os.path.getsize(path) for path in self.shards.folder.glob("*.jsonl")),
-            seconds=time.time() - (self.shards.folder.parent / "key.json").stat().st_mtime,
+            bytes=self.shards.bytes,
+            ignored=self.shards.ignored,
+            seconds=time.time() - key.stat().st_mtime,
             removed_file=str(beside["removed"]) if removed else None,
             rejects_file=str(beside["rejects"]) if self.shards.rejected else None,
         )
         atomic_write(beside["report"], outcome.model_dump_json(indent=2) + "\n")
+        key.unlink()  # the job is done: what is left of it is never taken up
         yield from ()
 
     def _removed_rows(self) -> Iterator[dict[str, Any]]:
@@ -171,13 +178,11 @@ class Gather(PipelineStep):
         return tags, groups, removed
 
 
-def report_of(out: Path) -> Path:
-    """Where a job that writes `out` leaves its report."""
-    return _beside(out, "report")
-
-
-def _beside(out: Path, name: str) -> Path:
-    return out.with_name(f"{out.name.removesuffix('.jsonl')}.{name}.json{'' if name == 'report' else 'l'}")
+def accounts_of(out: Path) -> dict[str, Path]:
+    """The files that a job leaves beside `out`: what was removed, the rejected rows, the report."""
+    name = out.name.removesuffix(".jsonl")
+    endings = {"removed": ".removed.jsonl", "rejects": REJECTS, "report": ".report.json"}
+    return {account: out.with_name(name + ending) for account, ending in endings.items()}
 
 
 def _excerpt(row: dict[str, Any]) -> str:

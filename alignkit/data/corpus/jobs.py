@@ -1,15 +1,19 @@
 """A job from its source to its files: the work folder that lets it resume, the stages, the end. Knows no step."""
 
+import fcntl
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from alignkit.config import Config, InputError, content_hash
 from alignkit.data.corpus.execute import Stage, execute
-from alignkit.data.corpus.gather import Gather, Outcome, report_of
+from alignkit.data.corpus.gather import Gather, Outcome, accounts_of
 from alignkit.data.corpus.shards import Shards, make_shards
 from alignkit.data.importing import check_out, sweep
 from alignkit.data.sources import sources_of
@@ -17,6 +21,9 @@ from alignkit.data.stream import kind_at
 from alignkit.data.taking import KINDS, Tell
 from alignkit.lineage import atomic_write
 from alignkit.options.corpus import WorkOptions
+
+SUBMITTED = "submitted"
+"""The file in a work folder that says that Slurm has its jobs."""
 
 
 @dataclass(frozen=True)
@@ -54,40 +61,75 @@ def run_job(
     out = next(iter(parts.values()))
     for path in parts.values():
         check_out(source, path)
-        sweep(path)
+    check_apart([*parts.values(), *accounts_of(out).values()], (source, *beside))
     if as_ is not None and as_ not in KINDS:
         raise InputError(f"--as {as_}: give one of {', '.join(KINDS)}")
     given = options.model_dump(mode="json", exclude={"work"})
     decides = {name: value for name, value in given.items() if name != "most_removed"}
     files = [*map(str, parts.values())]
-    folder = work_folder(out, (source, *beside), [command, as_, format, decides, work.shard_megabytes, files])
-    try:
-        shards = make_shards(source, folder, as_ or kind_at(source), format, work.shard_megabytes, tell)
-        stages, ending = plan(shards, folder)
-    except InputError:
+    decides = [command, as_, format, decides, work.shard_megabytes, files]
+    with work_folder(out, (source, *beside), decides) as folder:
+        try:
+            shards = make_shards(source, folder, as_ or kind_at(source, format), format, work.shard_megabytes, tell)
+            stages, ending = plan(shards, folder)
+        except InputError:
+            shutil.rmtree(folder)
+            raise
+        about = {"command": command, "source": source, "options": given}
+        gather = Gather(shards, about, parts, ending.folders, ending.removed, most_removed)
+        if not execute([*stages, Stage("gather", 1, [gather])], folder / "stages", work, tell):
+            (folder / SUBMITTED).touch()
+            return None
+        outcome = Outcome.model_validate_json(accounts_of(out)["report"].read_text(encoding="utf-8"))
         shutil.rmtree(folder)
-        raise
-    about = {"command": command, "source": source, "options": given}
-    gather = Gather(shards, about, parts, ending.folders, ending.removed, most_removed)
-    if not execute([*stages, Stage("gather", 1, [gather])], folder / "stages", work, tell):
-        return None
-    outcome = Outcome.model_validate_json(report_of(out).read_text(encoding="utf-8"))
-    shutil.rmtree(folder)
     return outcome
 
 
-def work_folder(out: Path, sources: Sequence[str], decides: Any) -> Path:
+def check_apart(written: Sequence[Path], read: Sequence[str]) -> None:
+    """Raises InputError where a file that is to be written is one that is read, or lies in a folder that is; deletes
+    what a killed process left of such a file."""
+    for path in written:
+        for source in map(Path, read):
+            place, target = source.resolve(), path.resolve()
+            if place == target or (source.is_dir() and place in target.parents):
+                raise InputError(f"{path}: would be written over what is read ({source}); write it elsewhere")
+    for path in written:
+        sweep(path)
+
+
+@contextmanager
+def work_folder(out: Path, sources: Sequence[str], decides: Any) -> Iterator[Path]:
     """The folder beside `out` in which a job works: a killed start's where sources and options are the same, else new.
 
-    `key.json` in it holds what tells one job from another, and was written when the job first began.
+    `key.json` in it is written when the job first begins, and deleted when all is done. Folders of other jobs for the
+    same `out` are deleted. Raises InputError where one of them is at work.
     """
-    folder = out.parent / f".{out.name}.work"
-    mark, key = folder / "key.json", content_hash([decides, {path: _state(path) for path in sources}])
-    if not mark.is_file() or json.loads(mark.read_text()) != key:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        atomic_write(mark, json.dumps(key))
-    return folder
+    versions = [version(name) for name in ("alignkit", "datatrove")]
+    key = content_hash([decides, {path: _state(path) for path in sources}, versions])
+    folder = (out.parent / f".{out.name}.{key[:8]}.work").resolve()
+    if strange := sorted(set(str(folder)) & set("*?[]{}")):
+        raise InputError(f"{out}: the path holds {strange[0]!r}, by which files are searched for; choose another")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f".{out.name}.lock").open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked processes would go on holding
+        except OSError as error:
+            raise InputError(f"{out}: another process is at work on it; wait for its end") from error
+        for other in out.parent.glob(f".{escape(out.name)}.????????.work"):
+            going = (other / "key.json").is_file()
+            if other.name != folder.name and going and (other / SUBMITTED).is_file():
+                raise InputError(
+                    f"{out}: jobs on Slurm are at work on it in {other}; delete that once they have ended"
+                )
+            if other.name != folder.name or not going:
+                shutil.rmtree(other)
+        folder.mkdir(exist_ok=True)
+        if not (folder / "key.json").is_file():
+            atomic_write(folder / "key.json", json.dumps(key))
+        try:
+            yield folder
+        finally:
+            Path(lock.name).unlink()
 
 
 def _state(path: str) -> Any:

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from alignkit.config import InputError
 from alignkit.data.corpus.execute import Stage, execute
-from alignkit.data.corpus.gather import report_of
-from alignkit.data.corpus.jobs import work_folder
+from alignkit.data.corpus.gather import accounts_of
+from alignkit.data.corpus.jobs import SUBMITTED, check_apart, work_folder
 from alignkit.data.corpus.shards import Shards, make_shards
-from alignkit.data.importing import check_out, sweep
+from alignkit.data.importing import check_out
 from alignkit.data.stream import kind_at
 from alignkit.data.taking import KINDS, Tell
 from alignkit.lineage import atomic_write, replacing
@@ -58,15 +58,18 @@ def mix(out: Path, as_: str | None, options: MixOptions, tell: Tell) -> Mixed | 
     """
     for source in options.sources:
         check_out(source.path, out)
-    sweep(out)
+    check_apart([out, *accounts_of(out).values()], [source.path for source in options.sources])
     as_ = as_ or _kind(options)
     if as_ not in KINDS:
         raise InputError(f"--as {as_}: give one of {', '.join(KINDS)}")
-    work = options.work
     given = options.model_dump(mode="json", exclude={"work"})
-    folder = work_folder(
-        out, [one.path for one in options.sources], ["mix", as_, given, work.shard_megabytes, str(out)]
-    )
+    decides = ["mix", as_, given, options.work.shard_megabytes, str(out)]
+    with work_folder(out, [one.path for one in options.sources], decides) as folder:
+        return _work(folder, out, as_, options, tell)
+
+
+def _work(folder: Path, out: Path, as_: str, options: MixOptions, tell: Tell) -> Mixed | None:
+    work = options.work
     try:
         places = [folder / str(number) for number in range(len(options.sources))]
         shards = [
@@ -77,23 +80,24 @@ def mix(out: Path, as_: str | None, options: MixOptions, tell: Tell) -> Mixed | 
     except InputError:
         shutil.rmtree(folder)
         raise
-    size = sum(path.stat().st_size for held in shards for path in held.folder.glob("*"))
-    buckets = min(BUCKETS, mixed.records, 1 + size // (work.shard_megabytes << 20))
+    drawn = sum(held.bytes / one.records * one.drawn for held, one in zip(shards, mixed.sources, strict=True))
+    buckets = min(BUCKETS, mixed.records, 1 + int(drawn) // (work.shard_megabytes << 20))
     _positions(places, mixed, options.seed)
     several = len(shards) > 1
     stages = [
         Stage("draw", sum(held.count for held in shards), [Draw(shards, mixed, folder / "drawn", buckets, several)]),
         Stage("order", buckets, [Order(folder / "drawn", folder / "ordered")]),
-        Stage("join", 1, [Join(folder / "ordered", out, mixed)]),
+        Stage("join", 1, [Join(folder, out, mixed)]),
     ]
     if not execute(stages, folder / "stages", work, tell):
+        (folder / SUBMITTED).touch()
         return None
     shutil.rmtree(folder)
     return mixed
 
 
 def _kind(options: MixOptions) -> str:
-    kinds = {source.path: kind_at(source.path, source.split) for source in options.sources}
+    kinds = {source.path: kind_at(source.path, source.format, source.split) for source in options.sources}
     if len(set(kinds.values())) > 1:
         said = "; ".join(f"{path}: {kind}" for path, kind in kinds.items())
         raise InputError(f"the sources hold different kinds of records ({said}); name one kind for all with --as")
@@ -118,7 +122,7 @@ def _shares(out: Path, as_: str, options: MixOptions, shards: list[Shards]) -> M
 
 
 def _positions(places: list[Path], mixed: Mixed, seed: int) -> None:
-    """Where each record of the result goes, and how often each of a source comes: 12 bytes a record, on the disk."""
+    """Where each record of the result goes, and how often each of a source comes: 12 bytes a record in memory."""
     order = np.random.default_rng([seed, len(places)]).permutation(mixed.records)
     for number, (place, source) in enumerate(zip(places, mixed.sources, strict=True)):
         often, once_more = divmod(source.drawn, source.records)
@@ -163,15 +167,16 @@ class Draw(PipelineStep):
         yield from ()
 
     def _named(self, line: str, name: str, copy: int) -> str:
-        if not (self.several or copy) or '"id"' not in line:
+        if '"id"' not in line:
             return line
         record = json.loads(line)
         if record.get("id") is None:
             return line
-        before, after = f"{name}/" if self.several else "", f"#{copy + 1}" if copy else ""
-        return json.dumps(
-            {**record, "id": f"{before}{record['id']}{after}"}, ensure_ascii=False, separators=(",", ":")
-        )
+        # A # of its own is doubled, so that no id with a count is another's own.
+        id = (f"{name}/" if self.several else "") + record["id"].replace("#", "##") + (f"#{copy + 1}" if copy else "")
+        if id == record["id"]:
+            return line
+        return json.dumps({**record, "id": id}, ensure_ascii=False, separators=(",", ":"))
 
 
 class Order(PipelineStep):
@@ -202,20 +207,30 @@ class Join(PipelineStep):
     type = "alignkit"
     name = "join"
 
-    def __init__(self, ordered: Path, out: Path, mixed: Mixed) -> None:
+    def __init__(self, folder: Path, out: Path, mixed: Mixed) -> None:
         super().__init__()
-        self.ordered, self.out, self.mixed = ordered, out, mixed
+        self.folder, self.out, self.mixed = folder, out, mixed
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Raises RuntimeError where a record is lost."""
         with replacing(self.out) as out:
             count = 0
-            for path in sorted(self.ordered.glob("*.jsonl")):
+            for path in sorted((self.folder / "ordered").glob("*.jsonl")):
                 with path.open(encoding="utf-8") as lines:
                     for line in lines:
                         out.write(line)
                         count += 1
             if count != self.mixed.records:
                 raise RuntimeError(f"{self.mixed.records} records were drawn and {count} came")
-        atomic_write(report_of(self.out), self.mixed.model_dump_json(indent=2) + "\n")
+        accounts = accounts_of(self.out)
+        if any(source.rejected for source in self.mixed.sources):
+            with replacing(accounts["rejects"]) as rejects:
+                for number in range(len(self.mixed.sources)):
+                    with (self.folder / str(number) / "rejects.jsonl").open(encoding="utf-8") as listed:
+                        shutil.copyfileobj(listed, rejects)
+        else:
+            accounts["rejects"].unlink(missing_ok=True)
+        accounts["removed"].unlink(missing_ok=True)
+        atomic_write(accounts["report"], self.mixed.model_dump_json(indent=2) + "\n")
+        (self.folder / "key.json").unlink()
         yield from ()

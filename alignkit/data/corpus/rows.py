@@ -12,6 +12,8 @@ from datatrove.pipeline.writers import JsonlWriter
 
 from alignkit.data.texts import texts_in
 
+Compared = Callable[[dict[str, Any]], str]
+"""What of a record is compared."""
 Tag = tuple[str, str, str]
 """(step, reason, what was found): why a row is to be removed."""
 
@@ -19,6 +21,12 @@ Tag = tuple[str, str, str]
 def row_of(number: int, file: str, line: int, record: str) -> dict[str, Any]:
     """A shard's row: the record's own line, which stays as it is unless a step changes it, and where it stood."""
     return {"number": number, "file": file, "line": line, "record": record, "changed": [], "masked": {}, "tags": []}
+
+
+def whole(record: dict[str, Any]) -> str:
+    """All that a record says, its labels, ranks and tools too, but not its id, source and columns."""
+    said = {name: value for name, value in record.items() if name not in ("id", "source", "columns")}
+    return json.dumps(said, sort_keys=True, ensure_ascii=False)
 
 
 def joined(record: dict[str, Any]) -> str:
@@ -29,7 +37,7 @@ def joined(record: dict[str, Any]) -> str:
 class ShardReader(JsonlReader):
     """The rows of the shard that has this task's number; none where a step before left none."""
 
-    def __init__(self, folder: Path, compared: Callable[[dict[str, Any]], str] = joined) -> None:
+    def __init__(self, folder: Path, compared: Compared = joined) -> None:
         super().__init__(str(folder), compression=None, adapter=partial(_to_document, compared), add_file_path=False)
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
@@ -39,10 +47,11 @@ class ShardReader(JsonlReader):
             yield from self.read_file(name)
 
 
-def _to_document(compared: Callable[[dict[str, Any]], str], _: JsonlReader, row: dict[str, Any], *__: Any) -> Any:
+def _to_document(compared: Compared, _: JsonlReader, row: dict[str, Any], path: str, __: Any) -> Any:
     record = json.loads(row["record"])
     # datatrove drops a document without text unsaid; a record's own texts may all be blank where `compared` cuts it.
-    return {"text": compared(record) or " ", "id": str(row["number"]), "metadata": {**row, "parsed": record}}
+    metadata = {**row, "parsed": record, "shard": int(Path(path).stem)}
+    return {"text": compared(record) or " ", "id": str(row["number"]), "metadata": metadata}
 
 
 def shard_writer(folder: Path, tag: Tag | None = None) -> JsonlWriter:

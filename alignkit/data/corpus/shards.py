@@ -27,6 +27,10 @@ class Shards:
     """Those among them that hold no record."""
     records: list[int]
     """Records in each shard."""
+    bytes: int
+    """Of all records, as lines."""
+    ignored: list[str]
+    """Files of the folder that by their names hold no data."""
 
     @property
     def count(self) -> int:
@@ -46,21 +50,23 @@ def make_shards(
         return Shards(folder, **json.loads(done.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
     records: list[int] = []
-    number = 0
+    number = size = 0
+    sources, ignored = sources_of(source, split, None)
     with ExitStack() as files:
         rejects = files.enter_context((work / "rejects.jsonl").open("w", encoding="utf-8"))
+        shards = files.enter_context(ExitStack())
         taker = Taker(KINDS[as_], format, rejects)
         shard: TextIO | None = None
-        for from_, line, lines in taker.taken(sources_of(source, split, None)[0], tell):
+        for from_, line, lines in taker.taken(sources, tell):
             for record in lines:
                 if shard is None or shard.tell() >= megabytes << 20:
-                    if shard is not None:
-                        shard.close()
-                    shard = files.enter_context((folder / f"{len(records):05d}.jsonl").open("w", encoding="utf-8"))
+                    shards.close()
+                    shard = shards.enter_context((folder / f"{len(records):05d}.jsonl").open("w", encoding="utf-8"))
                     records.append(0)
                 row = row_of(number, from_.name, line, record.rstrip("\n"))
                 shard.write(json.dumps(row, ensure_ascii=False) + "\n")
                 number += 1
+                size += len(record.encode())
                 records[-1] += 1
     total = total_of(taker.counts)
     if not records:
@@ -68,5 +74,7 @@ def make_shards(
             f"none of its {total.rows:,} rows can be read as {as_}. {taker.first}" if total.rows else "holds no row"
         )
         raise InputError(f"{source}: {found}")
-    atomic_write(done, json.dumps({"as_": as_, "rows": total.rows, "rejected": total.rejected, "records": records}))
-    return Shards(folder, as_, total.rows, total.rejected, records)
+    made = Shards(folder, as_, total.rows, total.rejected, records, size, ignored)
+    values = {name: value for name, value in vars(made).items() if name != "folder"}
+    atomic_write(done, json.dumps(values))
+    return made

@@ -55,7 +55,11 @@ class Mask(PipelineStep):
         """Counts what it masks, by kind."""
         for document in data:
             if self.remove:
-                found = {one.kind for text in texts_in(document.metadata["parsed"]) for one in self._find(text)}
+                found = {
+                    one.kind
+                    for text in texts_in(document.metadata["parsed"], columns=True)
+                    for one in self._find(text)
+                }
                 document.metadata["tags"] += [(self.name, kind, "") for kind in sorted(found)]
             else:
                 self._mask_all(document)
@@ -121,6 +125,8 @@ class Judge(PipelineStep):
             before = document.text
             try:
                 kept, reason = get_filter_result(self.filter.filter(document))
+            except (MemoryError, OSError):
+                raise
             except Exception as error:  # one strange text must not end the work on all others
                 kept, reason = False, f"failed: {type(error).__name__}"
             if not kept:

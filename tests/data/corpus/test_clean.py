@@ -49,6 +49,12 @@ def test_texts_are_repaired_and_what_is_sound_stays_as_it_is(tmp_path: Path) -> 
     assert (done.changed, removed) == ({"unicode": 3}, [])
 
 
+def test_what_a_conversation_says_of_html_stays_as_it_is(tmp_path: Path) -> None:
+    row = {"prompt": "How do I write a tag?", "completion": "Write &lt;b&gt; for it."}
+    _, kept, _ = cleaned(tmp_path, row, as_="demonstrations")
+    assert kept[0]["messages"][1]["content"] == row["completion"]
+
+
 def test_a_page_keeps_its_main_text_only(tmp_path: Path) -> None:
     code = {"text": "Write <div>x</div> in HTML."}
     done, kept, removed = cleaned(tmp_path, {"text": PAGE}, code, {"text": "<html><body></body></html>"}, as_="corpus")
@@ -63,13 +69,15 @@ def test_a_page_keeps_its_main_text_only(tmp_path: Path) -> None:
 
 def test_personal_data_is_masked_everywhere_or_removes_its_record(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "I am ann@mail.org"}, {"role": "assistant", "content": "Hello ann@mail.org"}]
-    row = {"messages": turns, "columns": {"note": "see ann@mail.org", "n": 3}}
+    row = {"messages": turns, "columns": {"note": "see ann@mail.org", "name": "ann@mail.org", "n": 3}}
     done, kept, _ = cleaned(tmp_path, row, {"prompt": "p", "completion": "c"}, as_="demonstrations")
     assert "ann@mail.org" not in json.dumps(kept)
     assert kept[0]["columns"]["n"] == 3 and kept[0]["messages"][0]["role"] == "user"
-    assert (done.masked, done.changed) == ({"email": 3}, {"personal": 1})
+    assert (done.masked, done.changed) == ({"email": 4}, {"personal": 1})
     done, kept, removed = cleaned(tmp_path, row, as_="demonstrations", personal={"action": "remove"})
     assert (kept, removed[0]["tags"][0]["reason"], done.masked) == ([], "email", {})
+    hidden = {"prompt": "q", "completion": "a", "columns": {"id": "ann@mail.org"}}
+    assert cleaned(tmp_path, hidden, as_="demonstrations", personal={"action": "remove"})[0].removed == 1
     _, kept, _ = cleaned(tmp_path, row, as_="demonstrations", personal={"action": "keep"})
     assert "ann@mail.org" in json.dumps(kept)
 
@@ -138,6 +146,8 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
             {"quality": ["gopher"], "thresholds": {"gopher": {"min_words": 1}}},
             "thresholds.gopher.min_words: unknown key",
         ),
+        ({"quality": ["gopher"], "thresholds": {"gopher": {"min_doc_words": "abc"}}}, "min_doc_words: give a float"),
+        ({"personal": {"action": "keep", "kinds": ["email"]}}, "kinds has no meaning with action: keep"),
         ({"thresholds": {"c4": {}}}, "`quality` does not name c4"),
         ({"personal": {"kinds": ["mail"]}}, "personal data: mail: no such kind"),
         ({"personal": {"region": "XX"}}, "region 'XX': give a country"),

@@ -58,6 +58,12 @@ def test_equal_texts_leave_the_first(tmp_path: Path) -> None:
     assert [(tag.step, tag.records) for tag in done.tags] == [("exact", 1)]
 
 
+def test_labels_and_numbers_make_records_different(tmp_path: Path) -> None:
+    good = {"prompt": "q", "completion": "a", "label": True}
+    done, _, _ = deduped(tmp_path, [good, {**good, "label": False}, {**good, "id": "x"}], minhash=None)
+    assert done.removed == 1
+
+
 def test_near_duplicates_go_and_different_texts_stay(tmp_path: Path) -> None:
     base = [text(seed) for seed in range(20)]
     near = [[*words[:75], "changed", *words[76:]] for words in base[:10]]
@@ -114,9 +120,27 @@ def test_runs_of_words_and_prompts_of_other_data_are_kept_out(tmp_path: Path) ->
     assert removed[0]["tags"][0]["reason"] == str(other)
 
 
+def write_kept(folder: Path) -> Path:
+    (folder / "out").mkdir(exist_ok=True)
+    return write(folder / "out/kept.jsonl", [{"text": "a"}])
+
+
+def test_a_place_that_patterns_would_miss_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "n[1]").mkdir()
+    with pytest.raises(InputError, match=r"the path holds '\['"):
+        deduped(tmp_path / "n[1]", [{"text": "a"}])
+
+
 def test_wrong_options_are_named(tmp_path: Path) -> None:
     rows = [{"text": "a"}]
     with pytest.raises(InputError, match="against: there is no such file or folder: nowhere"):
         deduped(tmp_path, rows, against=["nowhere"])
+    (tmp_path / "mixed.jsonl").write_text('{"text": "t"}\n{"prompt": "q", "completion": "a"}\n')
+    with pytest.raises(InputError, match=r"mixed\.jsonl:2: .*make records of it with `alignkit data import`"):
+        deduped(tmp_path, rows, against=[str(tmp_path / "mixed.jsonl")])
+    with pytest.raises(InputError, match="would be written over what is read"):
+        deduped(tmp_path, rows, against=[str(write_kept(tmp_path))])
+    with pytest.raises(InputError, match="overlap_words has no meaning without `against`"):
+        deduped(tmp_path, rows, overlap_words=5)
     with pytest.raises(InputError, match="nothing is to be done"):
         deduped(tmp_path, rows, exact=False, minhash=None)

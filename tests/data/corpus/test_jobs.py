@@ -40,16 +40,37 @@ def finish(folder: Path, *arguments: str) -> str:
 
 
 def corpus(path: Path, megabytes: float = 3.0) -> Path:
-    """Rows that say their number, every tenth the same as the one before."""
+    """Rows of which every tenth says what another one says, near it or far before."""
     draw = random.Random(0)
     size, number = 0, 0
+    said: list[str] = []
     with path.open("w") as file:
         while size < megabytes * 1e6:
             if number % 10 or not number:
                 text = " ".join(f"{draw.choice('abcdefgh')}{draw.randrange(10**6)}" for _ in range(150))
+                said.append(text)
+            else:
+                text = said[-1] if number % 20 else said.pop(draw.randrange(len(said) // 2))
             size += file.write(json.dumps({"text": text, "id": str(number)}) + "\n")
             number += 1
     return path
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
+    """Until a job's work folder holds such a file."""
+    while not any(folder.glob(f".kept.jsonl.*.work/{pattern}")):
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        time.sleep(0.01)
+
+
+def workers_in(folder: Path) -> list[str]:
+    """The processes that work for a job there, and their server."""
+    found: list[str] = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if place.joinpath("cwd").resolve() == folder and b"forkserver" in (place / "cmdline").read_bytes():
+                found.append(place.name)
+    return found
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
@@ -75,17 +96,13 @@ def test_a_killed_job_leaves_no_output_and_the_same_command_ends_it(tmp_path: Pa
     corpus(tmp_path / "in.jsonl", 4.0)
     job = ("dedup", "in.jsonl", "killed/kept.jsonl", *SHARDED, "work.workers=1")
     finish(tmp_path, *(word.replace("killed/", "whole/") for word in job))
-    work = tmp_path / "killed/.kept.jsonl.work"
     for stage in ("shards", "stages/exact_hash/completions", "stages/minhash_hash/completions"):
         process = command(tmp_path, *job)
-        while not (work / stage).is_dir() or not any((work / stage).iterdir()):
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
-            time.sleep(0.01)
+        wait_for(process, tmp_path / "killed", f"{stage}/*")
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        assert [path.name for path in work.parent.iterdir()] == [work.name]
-    done = {path.name: path.stat().st_mtime_ns for path in (work / "stages/exact_hash/completions").iterdir()}
-    assert len(done) == 5  # 4 MB of rows and what a shard adds to each
+        assert all(path.name.startswith(".kept.jsonl.") for path in (tmp_path / "killed").iterdir())
+    assert len(list((tmp_path / "killed").glob(".kept.jsonl.*.work/stages/exact_hash/completions/*"))) == 5  # MB
     said = finish(tmp_path, *job)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole"), said
 
@@ -95,38 +112,49 @@ def test_workers_end_with_the_job_that_was_killed(tmp_path: Path) -> None:
     corpus(tmp_path / "in.jsonl", 8.0)
     process = command(tmp_path, "clean", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=2", "quality=[gopher]")
 
-    def workers() -> list[str]:
-        found: list[str] = []
-        for place in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if place.joinpath("cwd").resolve() == tmp_path and b"forkserver" in (place / "cmdline").read_bytes():
-                    found.append(place.name)
-        return found
-
-    while not any((tmp_path / "out/.kept.jsonl.work/stages/clean").glob("completions/*")):
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        time.sleep(0.05)
-    assert len(workers()) > 2
+    wait_for(process, tmp_path / "out", "stages/clean/completions/*")
+    assert len(workers_in(tmp_path)) > 2
     process.kill()
     process.wait()
     end = time.monotonic() + 30
-    while workers() and time.monotonic() < end:
+    while workers_in(tmp_path) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not workers()
+    assert not workers_in(tmp_path)
 
 
 def test_other_options_begin_anew(tmp_path: Path) -> None:
     corpus(tmp_path / "in.jsonl", 1.5)
     process = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=1")
-    work = tmp_path / "out/.kept.jsonl.work"
-    while not (work / "shards.json").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(process, tmp_path / "out", "shards.json")
     process.kill()
     process.wait()
     finish(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", "--as", "corpus", "exact=false", "minhash.bands=2")
     report = json.loads((tmp_path / "out/kept.report.json").read_text())
     assert {tag["step"] for tag in report["tags"]} == {"minhash"}
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_two_processes_do_not_work_on_one_output(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl", 3.0)
+    first = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=1")
+    wait_for(first, tmp_path / "out", "shards.json")
+    second = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", "--as", "corpus", "by=prompt")
+    said, _ = second.communicate(timeout=100)
+    assert second.returncode == 2 and "another process is at work on it" in said
+    assert first.wait(timeout=300) == 0
+    assert outcome(tmp_path / "out")["kept.jsonl"]
+
+
+def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path) -> None:
+    corpus(tmp_path / "in.jsonl", 8.0)
+    job = ("clean", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=2", "quality=[gopher]")
+    process = command(tmp_path, *job)
+    wait_for(process, tmp_path / "out", "stages/clean/completions/*")
+    worker = max(workers_in(tmp_path), key=int)
+    os.kill(int(worker), signal.SIGKILL)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and "a worker of the stage clean was killed" in said and "Traceback" not in said
+    finish(tmp_path, *job)
 
 
 def test_a_full_disk_is_one_error_and_what_stood_there_stays(tmp_path: Path) -> None:

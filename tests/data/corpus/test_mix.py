@@ -70,6 +70,19 @@ def test_one_source_alone_keeps_its_ids(tmp_path: Path) -> None:
     assert sorted(row["id"] for row in rows) == ["0", "1", "2", "3", "4"]
 
 
+def test_ids_stay_apart_in_a_mixture_of_a_mixture(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": n, "id": n}) + "\n" for n in ("0", "0#2")))
+    _, rows = mixed(tmp_path, [{"path": str(tmp_path / "a.jsonl")}], records=4)
+    assert sorted(row["id"] for row in rows) == ["0", "0##2", "0##2#2", "0#2"]
+
+
+def test_rejected_rows_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
+    done, _ = mixed(tmp_path, [{"path": str(tmp_path / "a.jsonl")}])
+    assert (done.sources[0].rejected, done.sources[0].records) == (1, 1)
+    assert json.loads((tmp_path / "out/mixed.rejects.jsonl").read_text())["line"] == 2
+
+
 def test_what_cannot_be_mixed_is_named(tmp_path: Path) -> None:
     given = sources(tmp_path, a=10, b=10)
     with pytest.raises(
