@@ -1,6 +1,6 @@
 """Checks a data set: one pass over its rows, and a second over the first of them for samples. Knows no page.
 
-Memory by record: 12 bytes of lengths and 16 of fingerprints; of a comparison also 12 for its looks and 15 for every
+Memory by record: 12 bytes of lengths and 16 of fingerprints; of a comparison also 12 for its looks and 19 for every
 pair that it ranks; about as much again while they are sorted at the end. Besides that what `tokens` and `overlap` say
 of a sample and of the other sets.
 """

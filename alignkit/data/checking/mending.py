@@ -20,6 +20,7 @@ PERSONAL = "alignkit data clean SOURCE OUT.jsonl --as KIND personal.action=mask"
 OVER_LONG = "data.max_length: {longest}; or data.over_long: skip, truncate_prompt_left or truncate_answer"
 CONTRADICTIONS = "dpo.loss: robust with dpo.label_smoothing: {rate:.2f}; or settle the pairs by hand"
 CONTRADICTIONS_AGAINST = "settle them by hand; where their prompts are shared, " + OVERLAP
+SETTLED = "settle them by hand; how many labels are wrong cannot be told where rows are copied"
 VERDICTS = "settle them by hand, or keep the majority's label"
 LENGTH = "compare a reward model's accuracy with that rule's; dpo.tail_weight: 0.5; ppo.guard.length_correlation"
 BALANCE = "kto.desirable_weight and kto.undesirable_weight: weight times count alike, within 1 : 1 and 4 : 3"
