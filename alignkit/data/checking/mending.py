@@ -8,13 +8,15 @@ REJECTED = f"{IMPORT} (lists each with its reason); or data.on_invalid: skip"
 DUPLICATES = "alignkit data dedup SOURCE OUT.jsonl --as KIND"
 SHARED_PROMPTS = f"where each prompt is wanted once: {DUPLICATES} by=prompt"
 OVERLAP = f"{DUPLICATES} 'against=[AGAINST]'"
+_SAYS = r'any(.[]; .tool_calls or ("\(.content)\(.reasoning // "")" | test("\\S")))'
 EMPTY = {
-    "comparisons": f"{IMPORT}; jq -c 'select(all(.responses[]; .[-1].content != \"\"))' OUT.jsonl",
-    "feedback": f"{IMPORT}; jq -c 'select(.response[-1].content != \"\")' OUT.jsonl",
+    "comparisons": f"{IMPORT}; jq -c 'select(all(.responses[]; {_SAYS}))' OUT.jsonl",
+    "feedback": f"{IMPORT}; jq -c 'select(.response | {_SAYS})' OUT.jsonl",
 }
 """By kind; the others hold no empty answer."""
 IDENTICAL = f"{IMPORT}; jq -c 'select((.responses | unique | length) == (.responses | length))' OUT.jsonl"
-LEVEL = f"{IMPORT}; jq -c 'select((.margins | unique | length) == (.margins | length))' OUT.jsonl"
+_RANKED_BY_SCORE = "[.ranks, .margins] | transpose | group_by(.[1]) | all(.[]; map(.[0]) | unique | length == 1)"
+LEVEL = f"{IMPORT}; jq -c 'select(.margins == null or ({_RANKED_BY_SCORE}))' OUT.jsonl"
 AGAINST_RANKS = "look at the rows, and at how they were made: swap the two responses, or correct the scores"
 PERSONAL = "alignkit data clean SOURCE OUT.jsonl --as KIND personal.action=mask"
 OVER_LONG = "data.max_length: {longest}; or data.over_long: skip, truncate_prompt_left or truncate_answer"
