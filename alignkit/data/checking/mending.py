@@ -1,13 +1,17 @@
 """The commands and options that findings recommend, in one place. Knows no finding."""
 
+import json
+import re
 import shlex
 from collections.abc import Sequence
 
+_PLAIN = re.compile(r"[\w./-]+")
+"""A path that YAML reads as it stands."""
 IMPORT = "alignkit data import SOURCE OUT.jsonl --as KIND"
 REJECTED = f"{IMPORT} (lists each with its reason); or data.on_invalid: skip"
 DUPLICATES = "alignkit data dedup SOURCE OUT.jsonl --as KIND"
 SHARED_PROMPTS = f"where each prompt is wanted once: {DUPLICATES} by=prompt"
-OVERLAP = f"{DUPLICATES} 'against=[AGAINST]'"
+OVERLAP = f"{DUPLICATES} AGAINST"
 _SAYS = r'any(.[]; .tool_calls or ("\(.content)\(.reasoning // "")" | test("\\S")))'
 EMPTY = {
     "comparisons": f"{IMPORT}; jq -c 'select(all(.responses[]; {_SAYS}))' OUT.jsonl",
@@ -36,7 +40,6 @@ UNKNOWN = "a model whose tokenizer knows the script; where they are debris: alig
 
 def filled(mend: str, source: str, as_: str, against: Sequence[str]) -> str:
     """The recommendation with the names of what was checked."""
-    names = {"SOURCE": shlex.quote(source), "KIND": as_, "AGAINST": ", ".join(against)}
-    for name, value in names.items():
-        mend = mend.replace(name, value)
-    return mend
+    others = ", ".join(one if _PLAIN.fullmatch(one) else json.dumps(one, ensure_ascii=False) for one in against)
+    names = {"SOURCE": shlex.quote(source), "KIND": as_, "AGAINST": shlex.quote(f"against=[{others}]")}
+    return re.sub(r"\b(?:SOURCE|KIND|AGAINST)\b", lambda found: names[found.group()], mend)

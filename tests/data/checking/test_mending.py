@@ -1,13 +1,15 @@
 """The recommended commands, run."""
 
 import json
+import shlex
 import shutil
 import subprocess
 
 import pytest
+import yaml
 from records import pair, ranking, says, verdict
 
-from alignkit.data.checking.mending import EMPTY, LEVEL
+from alignkit.data.checking.mending import EMPTY, LEVEL, OVERLAP, filled
 from alignkit.records import Comparison, Feedback, Message, Record, ToolCall
 
 CALL = (Message(role="assistant", tool_calls=(ToolCall(name="look"),)),)
@@ -22,6 +24,13 @@ def kept(mend: str, *records: Record) -> list[int]:
     lines = [one.model_copy(update={"id": str(n)}).model_dump_json(exclude_none=True) for n, one in enumerate(records)]
     done = subprocess.run(["jq", "-c", script], input="\n".join(lines), capture_output=True, text=True, check=True)
     return [int(json.loads(line)["id"]) for line in done.stdout.splitlines()]
+
+
+def test_names_are_filled_in_once_and_quoted() -> None:
+    mend = filled(OVERLAP, "MANKIND AGAINST.jsonl", "corpus", ["it's, a KIND.jsonl", "b.jsonl"])
+    words = shlex.split(mend)
+    assert words[:-1] == ["alignkit", "data", "dedup", "MANKIND AGAINST.jsonl", "OUT.jsonl", "--as", "corpus"]
+    assert yaml.safe_load(words[-1].removeprefix("against=")) == ["it's, a KIND.jsonl", "b.jsonl"]
 
 
 def test_level_scores_go_and_records_without_scores_stay() -> None:
