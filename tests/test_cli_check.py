@@ -64,6 +64,8 @@ def test_strict_ends_with_2_unless_all_is_accepted(command: Command) -> None:
     assert command("good.jsonl", "--strict")[0] == 0
     code, _, errors = command("good.jsonl", "--ignore", "tied_score")
     assert (code, "there is no such finding" in errors) == (2, True)
+    assert command("missing.jsonl", "--ignore", "tied_score")[2] == errors  # told before anything is read
+    assert command("good.jsonl", "--strict", "--ignore", "tied_scores")[0] == 0
 
 
 def test_wrong_input_ends_with_2(command: Command) -> None:
