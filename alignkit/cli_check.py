@@ -40,8 +40,8 @@ def check(
     chat_template: Annotated[str | None, typer.Option(help="chatml, none or a .jinja file, for --model.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="The longest sequence, in tokens of --model.")] = None,
     token_records: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Records to render: a sample where there are more.")
-    ] = 2000,
+        int | None, typer.Option(min=1, metavar="N", help="Records to render: a sample where there are more (2000).")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="A test set that must share nothing; repeatable.")
     ] = None,

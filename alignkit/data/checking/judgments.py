@@ -25,7 +25,7 @@ Numbers = NDArray[np.integer[Any]]
 
 
 class Judgments:
-    """Every judgment of a source: 19 bytes each. What one annotator, or a copy of a whole row, says again counts once."""
+    """Every judgment of a source, 19 bytes each. What one annotator, or a copied row, says again counts once."""
 
     def __init__(self, as_: str) -> None:
         self._as = as_

@@ -7,9 +7,8 @@ from alignkit.data.checking.mending import AGAINST_RANKS, BALANCE, LENGTH, LEVEL
 from alignkit.evaluation.statistics import Estimate, wilson
 from alignkit.records import Comparison, Feedback
 
-
 EXPORTED = 0.95
-"""Share of rankings with their best one first beyond which that is a form ("chosen, rejected"), not what a judge saw."""
+"""Share with the best one first beyond which that is a form ("chosen, rejected"): where a judge saw it is unknown."""
 
 
 def interval(estimate: Estimate) -> str:

@@ -15,7 +15,7 @@ ASIDE = {"id", "source", "columns"}
 
 
 class Repeats:
-    """Records that are alike in all but id, source and columns, and prompts up to case and spacing: 16 bytes a record."""
+    """Records alike in all but id, source and columns, and prompts up to case and spacing: 16 bytes a record."""
 
     def __init__(self) -> None:
         self._whole, self._prompts = array("Q"), array("Q")
