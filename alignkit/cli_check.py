@@ -40,8 +40,8 @@ def check(
     chat_template: Annotated[str | None, typer.Option(help="chatml, none or a .jinja file, for --model.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="The longest sequence, in tokens of --model.")] = None,
     token_records: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Records to render: a sample where there are more.")
-    ] = 2000,
+        int | None, typer.Option(min=1, metavar="N", help="Records to render: a sample where there are more (2000).")
+    ] = None,
     against: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="A test set that must share nothing; repeatable.")
     ] = None,
@@ -61,13 +61,12 @@ def check(
         raise typer.BadParameter(f"{as_!r}: give one of {', '.join(checking.KINDS)}", param_hint="--as")
     if html is not None and html.is_dir():
         raise InputError(f"--html {html}: is a folder; name the file that is to be written in it")
+    for name in ignore or ():
+        if name not in checking.NAMES:
+            raise InputError(f"--ignore {name}: there is no such finding; give one of {', '.join(checking.NAMES)}")
     asked = checking.Asked(model, chat_template, max_length, token_records, tuple(against or ()), personal)
     with counting() as tell:
         report = checking.check_data(source, as_, format=format, split=split, asked=asked, tell=tell)
-    names = [one.name for one in report.findings]
-    for name in ignore or ():
-        if name not in names:
-            raise InputError(f"--ignore {name}: there is no such finding; found: {', '.join(names)}")
     if as_json:
         print_json(asdict(report))
     else:

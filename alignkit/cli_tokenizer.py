@@ -24,6 +24,8 @@ ChatTemplate = Annotated[
     str | None, typer.Option(help="chatml, none (plain text that ends in EOS) or a .jinja file.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+LEARN_MEGABYTES = 100.0
+"""The sample of `extend --learn` where none is asked for."""
 
 
 @tokenizer.callback()
@@ -108,7 +110,9 @@ def extend(
         list[str] | None, typer.Option(help="A token, or a .txt file with one on each line; repeatable.")
     ] = None,
     from_: Annotated[str | None, typer.Option("--from", help="A tokenizer whose tokens are to be added.")] = None,
-    learn: Annotated[str | None, typer.Option(help="A source, as for `train`, to learn new tokens from.")] = None,
+    learn: Annotated[
+        str | None, typer.Option(help="A source, as for `train`, to learn new tokens from, or from 100 MB of it.")
+    ] = None,
     add: Annotated[int | None, typer.Option(min=1, help="The most tokens to learn.", show_default=False)] = None,
     special: Annotated[list[str] | None, typer.Option(help="A special token; repeatable.")] = None,
     chat_template: ChatTemplate = None,
@@ -117,13 +121,21 @@ def extend(
     format: Format = "auto",
     split: Split = None,
     texts: Texts = None,
-    megabytes: Megabytes = 100.0,
+    megabytes: Megabytes = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Add tokens to a checkpoint, with embeddings made of those of the pieces that they replace."""
     if (learn is None) != (add is None):
         raise typer.BadParameter("--learn SOURCE and --add N go together", param_hint="--learn")
+    about_texts = {"--as": as_, "--split": split, "--texts": texts, "--megabytes": megabytes}
+    idle = [name for name, value in about_texts.items() if value is not None]
+    if idle and learn is None:
+        raise typer.BadParameter(
+            f"{', '.join(idle)}: about the texts of --learn, which is not given", param_hint="extend"
+        )
+    if learn is not None and megabytes is None:
+        megabytes = LEARN_MEGABYTES
     if not (tokens or from_ or learn or special or chat_template or pad_to_multiple_of):
         raise typer.BadParameter("give --tokens, --from, --learn, --special or --chat-template", param_hint="extend")
     import_module("transformers").utils.logging.disable_progress_bar()
@@ -155,7 +167,7 @@ def extend(
     if done.tokens_of_texts:
         before, after = done.tokens_of_texts
         print(f"The texts of {learn} have {before:,} → {after:,} tokens ({after / before - 1:+.1%}).")
-        if done.merged < (add or 0):
+        if done.learned < (add or 0):
             print(f"({add:,} were asked for; nothing else stands together twice.)")
 
 

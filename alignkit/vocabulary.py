@@ -27,6 +27,8 @@ class Extension:
     """Of the embeddings, after."""
     merged: int = 0
     """New tokens that merges of old ones make."""
+    learned: int = 0
+    """Of those, learned from the texts."""
     literal: int = 0
     """New tokens that are found before all else, as they are spelled."""
     special: int = 0
@@ -74,7 +76,9 @@ def extend_checkpoint(
     if merges is not None and donor is not None:
         done.skipped = _take_tokens(merges, load_tokenizer(donor, "--from"))
     if merges is not None and learn is not None:
+        named = len(merges.new)
         done.tokens_of_texts = merges.learn(learn, add)
+        done.learned = len(merges.new) - named
     model = load_checkpoint(path, "MODEL")
     with new_folder(out) as folder:
         tokenizer.save_pretrained(folder)

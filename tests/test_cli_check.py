@@ -64,11 +64,15 @@ def test_strict_ends_with_2_unless_all_is_accepted(command: Command) -> None:
     assert command("good.jsonl", "--strict")[0] == 0
     code, _, errors = command("good.jsonl", "--ignore", "tied_score")
     assert (code, "there is no such finding" in errors) == (2, True)
+    assert command("missing.jsonl", "--ignore", "tied_score")[2] == errors  # told before anything is read
+    assert command("good.jsonl", "--strict", "--ignore", "tied_scores")[0] == 0
 
 
 def test_wrong_input_ends_with_2(command: Command) -> None:
-    code, _, errors = command("good.jsonl", "--max-length", "8")
-    assert (code, errors.startswith("error: --max-length and --chat-template need --model")) == (2, True)
+    for alone in (("--max-length", "8"), ("--chat-template", "none"), ("--token-records", "8")):
+        code, _, errors = command("good.jsonl", *alone)
+        assert code == 2
+        assert errors.startswith("error: --max-length, --chat-template and --token-records need --model")
     assert command("missing.jsonl")[0] == 2
     assert command("good.jsonl", "--as", "poems")[0] == 2
 

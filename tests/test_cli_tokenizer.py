@@ -91,6 +91,15 @@ def test_extend_says_what_it_added(command: Command) -> None:
     assert AutoModelForCausalLM.from_pretrained("made").config.vocab_size == len(tokenizer)
 
 
+def test_tokens_that_were_named_are_not_counted_as_learned(command: Command) -> None:
+    output = command("extend", "base", "made", "--learn", "stories.jsonl", "--add", "999", "--tokens", "blue")[1]
+    assert output.endswith("(999 were asked for; nothing else stands together twice.)\n")
+    said = json.loads(
+        command("extend", "base", "two", "--learn", "stories.jsonl", "--add", "2", "--tokens", "blue", "--json")[1]
+    )
+    assert said["learned"] == 2 < said["merged"]
+
+
 def test_rows_that_are_not_read_are_counted(command: Command) -> None:
     with Path("stories.jsonl").open("a") as file:
         file.write("{broken\n")
@@ -101,13 +110,15 @@ def test_rows_that_are_not_read_are_counted(command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train", "stories.jsonl", "made", "--vocabulary", "20"), "20 cannot hold the 256 bytes"),
+        (("train", "stories.jsonl", "made", "--vocabulary", "20"), "error: vocabulary: 20 cannot hold the 256 bytes"),
         (("train", "stories.jsonl", "made", "--vocabulary", "300", "--kind", "wordpiece"), "'wordpiece' is no kind"),
         (("train", "stories.jsonl", "base", "--vocabulary", "300"), "error: base: exists already; name a new folder"),
         (("train", "stories.jsonl", "made", "--vocabulary", "300", "--chat-template", "broken.jinja"), "broken.jinja"),
         (("train", "gone.jsonl", "made", "--vocabulary", "300"), "gone.jsonl: there is no such file or folder"),
         (("compare", "broken.jinja", "--on", "stories.jsonl"), "TOKENIZER: no tokenizer can be loaded"),
         (("extend", "base", "made", "--learn", "stories.jsonl"), "--learn SOURCE and --add N go together"),
+        (("extend", "base", "made", "--special", "<|b|>", "--texts", "3", "--as", "corpus"), "--as, --texts: about"),
+        (("compare", "base", "--on", "stories.jsonl", "--megabytes", "0.0000001"), "take more of them (--megabytes)"),
         (("extend", "base", "made"), "give --tokens, --from, --learn, --special or"),
         (("extend", "base", "made", "--tokens", "gone.txt"), "gone.txt: cannot be read"),
         (("extend", "base", "made", "--special", "<|bos|>"), "'<|bos|>' is a token of 'base' already; leave it out"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from alignkit.records import Messages, Record
+from alignkit.records import Record
 
 R = TypeVar("R", bound=Record)
 NAMES = frozenset({"id", "role", "name", "tool_call_id", "source", "tools", "weight", "label", "ranks", "margins"})
@@ -33,15 +33,6 @@ def map_texts(record: R, change: Callable[[str], str]) -> R:
     Raises pydantic's ValidationError where what is left is no such record, as an empty prompt is not.
     """
     return type(record).model_validate(mapped(record.model_dump(), change))
-
-
-def conversations_of(record: Record) -> list[Messages]:
-    """The turns of a record, one list for each answer that it holds; of a document none."""
-    held = dict(record)
-    if "messages" in held:
-        return [held["messages"]]
-    answers = held.get("responses") or [held["response"]] if "prompt" in held else []
-    return [(*held["prompt"], *answer) for answer in answers]
 
 
 def _strings(value: Any, names: frozenset[str]) -> Iterator[str]:

@@ -95,7 +95,7 @@ def _train_unigram(texts: Iterable[str], vocabulary: int, special: list[str]) ->
     scored: list[tuple[str, float | None]] = json.loads(trained.to_str())["model"]["vocab"]
     pieces = [(piece, score) for piece, score in scored if _END not in piece and score is not None]
     if len(pieces) < len(special) + len(_ALPHABET):
-        raise InputError("tokenizer.kind: unigram finds no pieces in so little text; give more, or choose bpe")
+        raise InputError("kind: unigram finds no pieces in so little text; give more, or choose bpe")
     for piece in [piece for piece in reversed(pieces) if piece[0] not in {*special, *_ALPHABET}]:
         if len(pieces) <= vocabulary:
             break
@@ -148,4 +148,4 @@ def _count(texts: Iterable[str], vocabulary: int, special: list[str], kind: Toke
 
 def _check_size(vocabulary: int, least: int, what: str) -> None:
     if vocabulary < least:
-        raise InputError(f"tokenizer.vocabulary: {vocabulary} cannot hold {what}; give at least {least}")
+        raise InputError(f"vocabulary: {vocabulary} cannot hold {what}; give at least {least}")

@@ -39,7 +39,7 @@ class TokenizerFigures:
 def measure(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> TokenizerFigures:
     """The figures of one tokenizer on texts that hold at least one byte.
 
-    Raises InputError where the tokenizer gives no places of its tokens, or meets what it has no token for.
+    Raises InputError where the tokenizer gives no places of its tokens, meets what it has no token for, or makes none.
     """
     name = tokenizer.name_or_path or "the tokenizer"
     if not tokenizer.is_fast:
@@ -68,6 +68,8 @@ def measure(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tokeniz
             for held in tokens_of_words(text, one.offsets):
                 words, pieces = words + 1, pieces + len(held)
                 whole += len(held) == 1 and ids[held.start] != tokenizer.unk_token_id
+    if not tokens:
+        raise InputError(f"{name}: makes no token of these {len(texts):,} texts; take more of them (--megabytes)")
     return TokenizerFigures(
         vocabulary=len(tokenizer),
         tokens=tokens,

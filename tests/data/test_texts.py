@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from alignkit.data.texts import conversations_of, map_texts, text_of, texts_of
+from alignkit.data.texts import map_texts, text_of, texts_of
 from alignkit.records import Comparison, Demonstration, Document, Feedback, Message, Prompt, ToolCall
 
 ASK = Message(role="user", content="q", name="ann")
@@ -37,8 +37,3 @@ def test_replacing_texts_keeps_names_numbers_and_the_rest() -> None:
 def test_a_record_that_loses_its_prompt_is_refused() -> None:
     with pytest.raises(ValidationError, match="empty prompt"):
         map_texts(RECORDS[1][0], lambda text: "")
-
-
-def test_conversations_are_one_for_each_answer() -> None:
-    assert [len(conversations_of(record)) for record, _ in RECORDS] == [0, 1, 1, 2, 1]
-    assert conversations_of(RECORDS[4][0]) == [(ASK, CALL)]

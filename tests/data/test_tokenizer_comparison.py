@@ -34,6 +34,13 @@ def test_merges_by_hand() -> None:
     assert found.tokens_per_second > 0
 
 
+def test_texts_without_a_token_are_refused() -> None:
+    tokenizer = train_tokenizer(["a"], "character", 60)
+    for texts in ([], [""]):
+        with pytest.raises(InputError, match="makes no token of these"):
+            measure(tokenizer, texts)
+
+
 def test_tokens_that_hold_parts_of_words() -> None:
     # "don't stop" in five tokens: "do" "n't" " " "sto" "p"; the mark between n and t belongs to no word.
     offsets = [(0, 2), (2, 5), (5, 6), (6, 9), (9, 10)]

@@ -15,10 +15,13 @@ class Tally:
     def __init__(self) -> None:
         self.count = 0
         self.samples: list[Sample] = []
+        self._last = -1
 
     def met(self, item: Item) -> None:
+        """Once more; a record that is met again is no second sample."""
         self.count += 1
-        if len(self.samples) < MOST_SAMPLES:
+        if len(self.samples) < MOST_SAMPLES and item.number != self._last:
+            self._last = item.number
             self.samples.append(item.sample())
 
     def finding(

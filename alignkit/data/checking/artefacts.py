@@ -24,7 +24,7 @@ from alignkit.records import Comparison, Feedback
 MOST_VALUES = 2**16 - 1
 """Values of one look that are told apart; those met later count as one."""
 LEAST = 40
-"""Pairs, or responses of each label, from which on something is said."""
+"""Pairs, or responses of each label, in each half, from which on something is said."""
 MOST_TOLD = 5
 CONFIDENCE = 1 - 0.05 / (len(WORDS) + len(STYLES))
 """Of each interval: 95 % for all of them together (Bonferroni)."""
@@ -106,13 +106,17 @@ class Artefacts:
         side.half.append(half)
 
     def findings(self) -> list[Finding]:
-        least = min(len(self._better.half), len(self._worse.half))
-        if not (len(self._better.half) or len(self._worse.half)):
-            return []
-        if least < LEAST:
-            what = "pairs" if self._paired else "responses of one label"
-            return [fine("artefacts", f"{least:,} {what} are too few to look for artefacts in")]
         halves = _ids(self._better.half), _ids(self._worse.half)
+        least, what = min(map(len, halves)), "pairs" if self._paired else "responses of one label"
+        if not max(map(len, halves)):
+            return []
+        if least < 2 * LEAST:
+            return [fine("artefacts", f"{least:,} {what} are too few to look for artefacts in")]
+        least_half = min(int((half == fold).sum()) for half in halves for fold in (0, 1))
+        if least_half < LEAST:
+            measured = f"too few prompts to look for artefacts: one half of them has {least_half:,} {what}"
+            effect = "Nothing is known of looks that tell labels: those of one prompt may be about the prompt."
+            return [Finding("artefacts", "note", measured, effect)]
         told: dict[str, Told] = {}
         values: dict[str, list[tuple[str, int, int]]] = {}
         for look in self._looks():

@@ -1,6 +1,6 @@
 """Checks a data set: one pass over its rows, and a second over the first of them for samples. Knows no page.
 
-Memory by record: 12 bytes of lengths and 16 of fingerprints; of a comparison also 12 for its looks and 15 for every
+Memory by record: 12 bytes of lengths and 16 of fingerprints; of a comparison also 12 for its looks and 19 for every
 pair that it ranks; about as much again while they are sorted at the end. Besides that what `tokens` and `overlap` say
 of a sample and of the other sets.
 """
@@ -28,6 +28,7 @@ from alignkit.data.stream import kind_at
 from alignkit.data.taking import KINDS, Tell
 from alignkit.records import Record
 
+TOKEN_RECORDS = 2000
 MOST_REASONS = 5
 """That the finding of rejected rows spells out; its numbers have all."""
 
@@ -60,8 +61,8 @@ class Asked:
     """The template in place of the model's own, as in a recipe."""
     max_length: int | None = None
     """The longest sequence, in tokens; needs `model`."""
-    token_records: int = 2000
-    """Records that are rendered: a sample where there are more."""
+    token_records: int | None = None
+    """Records that are rendered: a sample where there are more; needs `model`. Left out: TOKEN_RECORDS."""
     against: Sequence[str] = ()
     """Other data that this one must not share prompts and texts with."""
     personal: bool = True
@@ -127,11 +128,14 @@ def check_data(
 
 def _token_sample(asked: Asked, kind: type[Record]) -> Any:
     if asked.model is None:
-        if asked.max_length is not None or asked.chat_template is not None:
-            raise InputError("--max-length and --chat-template need --model: tokens are a tokenizer's")
+        if any(one is not None for one in (asked.max_length, asked.chat_template, asked.token_records)):
+            raise InputError(
+                "--max-length, --chat-template and --token-records need --model: tokens are a tokenizer's"
+            )
         return None
     tokens = import_module("alignkit.data.checking.tokens")  # imports torch
-    return tokens.TokenSample(asked.model, asked.chat_template, kind, asked.token_records, asked.max_length)
+    size = asked.token_records or TOKEN_RECORDS
+    return tokens.TokenSample(asked.model, asked.chat_template, kind, size, asked.max_length)
 
 
 class _Rows:

@@ -8,6 +8,15 @@ from typing import Any, Literal
 Severity = Literal["problem", "warning", "note", "fine"]
 SEVERITIES: tuple[Severity, ...] = ("problem", "warning", "note", "fine")
 """From the worst: it spoils what is trained; it may; it is worth knowing; it was measured and is in order."""
+NAMES = (
+    "rejected_rows", "duplicates", "duplicate_prompts", "personal_data",
+    "empty_answers", "one_word_answers", "identical_responses",
+    "position_balance", "ties", "tied_scores", "scores_against_ranks", "label_balance",
+    "length_bias_characters", "length_bias_tokens", "contradictions", "artefacts",
+    "token_contract", "untrained", "over_long", "control_text", "unknown_tokens",
+    "shared_prompts", "overlap", "contradictions_against",
+)  # fmt: skip
+"""Of all findings that there can be."""
 MOST_SAMPLES = 3
 """Samples of one finding."""
 EXCERPT = 90
@@ -31,7 +40,7 @@ class Finding:
     """One thing that was measured."""
 
     name: str
-    """By which `--ignore` knows it."""
+    """By which `--ignore` knows it, one of NAMES."""
     severity: Severity
     measured: str
     """The numbers, in a sentence."""

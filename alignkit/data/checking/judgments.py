@@ -7,6 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,59 +15,72 @@ from numpy.typing import NDArray
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, fine, of, percent
 from alignkit.data.checking.items import Item, fingerprint
 from alignkit.data.checking.labels import ranked_pairs
-from alignkit.data.checking.mending import CONTRADICTIONS, VERDICTS
+from alignkit.data.checking.mending import CONTRADICTIONS, SETTLED, VERDICTS
 from alignkit.records import Comparison, Feedback
 
 RATERS = ("annotator", "annotator_id", "rater", "rater_id", "labeler", "labeler_id", "worker", "worker_id")
 """Columns that say who judged; the first that a record has counts."""
 MOST_RATERS = 2**16 - 2
+Numbers = NDArray[np.integer[Any]]
 
 
 class Judgments:
-    """Every judgment of a source: 15 bytes each."""
+    """Every judgment of a source, 19 bytes each. What one annotator, or a copied row, says again counts once."""
 
     def __init__(self, as_: str) -> None:
         self._as = as_
         self.units, self.verdicts = array("Q"), array("b")
-        self.records, self._raters = array("I"), array("H")
+        self.records, self._raters, self._sources = array("I"), array("H"), array("I")
         self._names: dict[str, int] = {}
 
     def add(self, item: Item) -> None:
-        for unit, verdict in judged(item):
+        found = judged(item)
+        if not found:
+            return
+        columns = vars(item.record).get("columns") or {}
+        name = next((str(columns[one]) for one in RATERS if columns.get(one) is not None), None)
+        rater = self._rater(name)
+        source = fingerprint(repr(item.record.model_dump(exclude={"id"})) if name is None else name) & 2**32 - 1
+        for unit, verdict in found:
             self.units.append(unit)
             self.verdicts.append(verdict)
             self.records.append(item.number)
-            self._raters.append(self._rater(item))
+            self._raters.append(rater)
+            self._sources.append(source)
 
-    def _rater(self, item: Item) -> int:
+    def _rater(self, name: str | None) -> int:
         """The number of who judged, from 1; 0 where that is not said."""
-        columns = vars(item.record).get("columns") or {}
-        name = next((str(columns[one]) for one in RATERS if columns.get(one) is not None), None)
         if name is None or (len(self._names) >= MOST_RATERS and name not in self._names):
             return 0
         return self._names.setdefault(name, len(self._names) + 1)
 
     def table(self) -> "Table":
         """All of them, the units in order."""
-        return Table.of(self.units, self.verdicts, self.records, self._raters)
+        columns = [np.asarray(one) for one in (self.units, self.verdicts, self.records, self._raters)]
+        kept = first_of_each(self.units, self.verdicts, self._sources)
+        return Table.of(*(one[kept] for one in columns))
 
     def findings(self) -> list[Finding]:
         if not self.units:
             return []
         table, things = self.table(), "pairs" if self._as == "comparisons" else "responses"
-        counts = table.counts()
+        counts, copies = table.counts(), len(self.units) - len(table.verdicts)
         again = counts.sum(1) > 1
         if not again.any():
-            return [fine("contradictions", f"none of {len(counts):,} {things} is judged more than once")]
+            twice = "judged more than once" + (f", {copies:,} copies aside" if copies else "")
+            return [fine("contradictions", f"none of {len(counts):,} {things} is {twice}", copies=copies)]
         split = again & (counts > 0).all(1)
         total, bad = int(again.sum()), int(split.sum())
         agreement = pairwise_agreement(counts)
         numbers = {"units": total, "contradictory": bad, "agreement": agreement, "alpha": alpha(counts)}
+        numbers["copies"] = copies
         raters = f", {len(self._names)} named annotators" if self._names else ""
         measured = (
             f"{of(bad, total, f'{things} judged more than once')} are judged both ways{raters}; agreement "
             f"{percent(agreement)}, Krippendorff's alpha {numbers['alpha']:.2f}"
         )
+        if copies:
+            measured += f"; {copies:,} copies count once"
         kappa = table.kappa()
         if kappa is not None:
             numbers["kappa"] = kappa
@@ -76,6 +90,8 @@ class Judgments:
         rate = bad / len(counts)
         effect = "One of the two labels is wrong: the pulls cancel, and a share of the labels like these are noise."
         mend = CONTRADICTIONS.format(rate=flips(agreement)) if self._as == "comparisons" else VERDICTS
+        if copies and not self._names:  # agreement may hide among them
+            mend = SETTLED
         severity = "problem" if rate > 0.05 else "warning"
         return [Finding("contradictions", severity, measured, effect, mend, numbers, records=table.shown(split))]
 
@@ -111,14 +127,12 @@ class Table:
     """[U] where each unit begins."""
 
     @classmethod
-    def of(
-        cls, units: Sequence[int], verdicts: Sequence[int], records: Sequence[int], raters: Sequence[int]
-    ) -> "Table":
-        keys = np.asarray(units, dtype=np.uint64)
+    def of(cls, units: Numbers, verdicts: Numbers, records: Numbers, raters: Numbers) -> "Table":
+        keys = units.astype(np.uint64)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-        columns = [np.asarray(one)[order] for one in (verdicts, records, raters)]
+        columns = [one[order] for one in (verdicts, records, raters)]
         return cls(columns[0], columns[1].astype(np.int64), columns[2].astype(np.int64), starts)
 
     def counts(self) -> NDArray[np.int64]:
@@ -149,6 +163,17 @@ class Table:
             found.append((int(self.records[other]), int(self.records[start])))
         pairs = sorted(found)[:MOST_SAMPLES]
         return tuple(dict.fromkeys(number for late, early in pairs for number in (early, late)))
+
+
+def first_of_each(*columns: Sequence[int]) -> NDArray[np.int64]:
+    """The places, in order, of the rows that stand in no row before; `columns` [J] each."""
+    values = [np.asarray(one) for one in columns]
+    order = np.lexsort(values)
+    fresh = np.zeros(len(order), dtype=bool)
+    fresh[:1] = True
+    for one in values:
+        fresh[1:] |= one[order][1:] != one[order][:-1]
+    return np.sort(order[fresh])
 
 
 def pairwise_agreement(counts: NDArray[np.int64]) -> float:

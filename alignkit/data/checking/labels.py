@@ -7,6 +7,9 @@ from alignkit.data.checking.mending import AGAINST_RANKS, BALANCE, LENGTH, LEVEL
 from alignkit.evaluation.statistics import Estimate, wilson
 from alignkit.records import Comparison, Feedback
 
+EXPORTED = 0.95
+"""Share with the best one first beyond which that is a form ("chosen, rejected"): where a judge saw it is unknown."""
+
 
 def interval(estimate: Estimate) -> str:
     """ "[51.0, 57.8] %"."""
@@ -111,8 +114,8 @@ class PairOrder:
         assert share.low is not None and share.high is not None
         numbers = {"share": share.value, "share_low": share.low, "share_high": share.high, "expected": expected}
         measured = f"the best response stands first in {percent(share.value)} of {self._count:,} rankings"
-        if self._first in (0, self._count):  # the form is "chosen, rejected": where a judge saw them is not known
-            return fine("position_balance", f"{measured}: their order is the ranking", **numbers)
+        if share.value > EXPORTED or share.value < 2 * (1 - EXPORTED) * expected:
+            return fine("position_balance", f"{measured}: their order is the export's", **numbers)
         measured += f", {interval(share)}, where chance gives {percent(expected)}"
         if share.low <= expected <= share.high:
             return fine("position_balance", measured, **numbers)

@@ -10,16 +10,20 @@ from alignkit.data.checking.mending import PERSONAL
 from alignkit.data.personal import Finding as Found
 from alignkit.data.personal import find_personal, mask_personal
 from alignkit.data.texts import texts_of
+from alignkit.options.corpus import PersonalOptions
 
 AROUND = 40
 """Characters on each side that a sample shows of what stands around personal data."""
+
+REGION = PersonalOptions().region
+"""Whose telephone numbers are found without their country code, as by `alignkit data clean` unless told otherwise."""
 
 NEEDED = ("detect_secrets", "phonenumbers", "stdnum", "tldextract")
 """Packages of alignkit[data]."""
 
 
 class Personal:
-    """Constant memory. Telephone numbers are found with their country code, as `alignkit data clean` finds them."""
+    """Constant memory. Finds what `alignkit data clean` does unless told otherwise."""
 
     def __init__(self) -> None:
         self._found = Counter[str]()
@@ -30,7 +34,7 @@ class Personal:
         self._records += 1
         kinds: set[str] = set()
         for text in texts_of(item.record):
-            found = find_personal(text, region=None)
+            found = find_personal(text, region=REGION)
             for one in found:
                 self._found[one.kind] += 1
                 samples = self._samples.setdefault(one.kind, [])
@@ -70,7 +74,7 @@ def not_looked() -> Finding:
 
 def masked(text: str) -> str:
     """The text with a mark in place of all personal data."""
-    return mask_personal(text, region=None, marks=True)[0]
+    return mask_personal(text, region=REGION, marks=True)[0]
 
 
 def around(text: str, one: Found, all_found: Sequence[Found]) -> str:

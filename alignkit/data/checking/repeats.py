@@ -6,13 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, fine, of
-from alignkit.data.checking.items import Item, fingerprint, plain, said
+from alignkit.data.checking.items import Item, fingerprint, plain
 from alignkit.data.checking.mending import DUPLICATES, SHARED_PROMPTS
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Prompt
+from alignkit.records import Document, Prompt
+
+ASIDE = {"id", "source", "columns"}
+"""Fields in which records that are alike may differ."""
 
 
 class Repeats:
-    """Records that are alike in all but id and columns, and prompts up to case and spacing: 16 bytes a record."""
+    """Records alike in all but id, source and columns, and prompts up to case and spacing: 16 bytes a record."""
 
     def __init__(self) -> None:
         self._whole, self._prompts = array("Q"), array("Q")
@@ -21,14 +24,7 @@ class Repeats:
     def add(self, item: Item) -> None:
         record = item.record
         self._kind = type(record).__name__
-        label = ""
-        if isinstance(record, Demonstration):
-            label = said(record.messages)
-        elif isinstance(record, Comparison):
-            label = repr(record.ranks)
-        elif isinstance(record, Feedback):
-            label = str(record.label)
-        self._whole.append(fingerprint(item.prompt, *item.answers, label))
+        self._whole.append(fingerprint(repr(record.model_dump(exclude=ASIDE))))
         if not isinstance(record, Document):
             self._prompts.append(fingerprint(plain(item.prompt)))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignkit.data.checking.check import Measure
-from alignkit.data.checking.finding import Finding
+from alignkit.data.checking.finding import NAMES, Finding
 from alignkit.data.checking.items import Item, item_of
 from alignkit.records import Comparison, Demonstration, Document, Feedback, Message, Prompt, Record
 
@@ -46,4 +46,6 @@ def found(measure: Measure, *records: Record) -> dict[str, Finding]:
     """The findings by name."""
     for item in items(*records):
         measure.add(item)
-    return {one.name: one for one in measure.findings()}
+    findings = {one.name: one for one in measure.findings()}
+    assert findings.keys() <= set(NAMES)
+    return findings

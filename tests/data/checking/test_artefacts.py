@@ -80,3 +80,9 @@ def test_feedback_is_told_by_the_mean_of_both_shares() -> None:
 
 def test_few_pairs_say_nothing() -> None:
     assert found(Artefacts(), pair("q", "a", "b"))["artefacts"].severity == "fine"
+
+
+def test_one_prompt_is_no_all_clear() -> None:
+    one = found(Artefacts(), *[pair("q", f"so {n}!", f"so {n}.") for n in range(400)])["artefacts"]
+    assert (one.severity, one.numbers) == ("note", {})
+    assert one.measured == "too few prompts to look for artefacts: one half of them has 0 pairs"

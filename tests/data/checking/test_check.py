@@ -7,13 +7,15 @@ import pytest
 
 from alignkit.config import InputError
 from alignkit.data.checking import Asked, Report, check_data
-from alignkit.data.checking.finding import EXCERPT, Finding, Sample, cut, ends, shown
+from alignkit.data.checking.finding import EXCERPT, NAMES, Finding, Sample, cut, ends, shown
 
 LIGHT = Asked(personal=False)
 
 
 def named(report: Report) -> dict[str, Finding]:
-    return {one.name: one for one in report.findings}
+    findings = {one.name: one for one in report.findings}
+    assert findings.keys() <= set(NAMES)
+    return findings
 
 
 def write(path: Path, *rows: object) -> str:

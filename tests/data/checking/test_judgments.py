@@ -19,11 +19,29 @@ def test_the_same_pair_both_ways() -> None:
         pair("p", "b", "a"),  # another prompt
         pair("q", "c", "c"),  # no judgment
         pair("r", "x", "y"),
-        pair("r", "x", "y"),
+        pair("r", "x", "y", round=2),
     )["contradictions"]
     assert (one.numbers["units"], one.numbers["contradictory"], one.records) == (2, 1, (0, 2))
     assert one.numbers["agreement"] == (1 + 0 + 0 + 1) / 4  # three pairs of judgments of the one, one of the other
     assert one.severity == "problem"
+
+
+def test_copies_of_a_row_are_no_agreement() -> None:
+    copied = [pair(str(n % 45), "a", "b").model_copy(update={"id": str(n)}) for n in range(90)]
+    both = [one for n in range(10) for one in (pair(f"both {n}", "a", "b"), pair(f"both {n}", "b", "a"))]
+    one = found(Judgments("comparisons"), *copied, *both)["contradictions"]
+    assert [one.numbers[name] for name in ("units", "contradictory", "agreement", "copies")] == [10, 10, 0.0, 45]
+    assert "label_smoothing" not in one.mend
+    alone = found(Judgments("comparisons"), *copied)["contradictions"]
+    assert (alone.severity, alone.measured) == ("fine", "none of 45 pairs is judged more than once, 45 copies aside")
+
+
+def test_an_annotator_says_a_thing_once_and_two_say_it_twice() -> None:
+    ann, bob = (verdict("q", "a", True, annotator=name) for name in ("ann", "bob"))
+    again = verdict("q", "a", True, annotator="ann", page=2)
+    assert found(Judgments("feedback"), ann, again)["contradictions"].numbers == {"copies": 1}
+    told = found(Judgments("feedback"), ann, again, bob)["contradictions"].numbers
+    assert (told["units"], told["agreement"], told["copies"]) == (1, 1.0, 1)
 
 
 def test_a_response_called_good_and_bad() -> None:

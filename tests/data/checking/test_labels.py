@@ -17,6 +17,10 @@ def test_label_balance() -> None:
 def test_where_the_best_stands() -> None:
     always = found(PairOrder(), *[pair("q", "a", "b")] * 50)["position_balance"]
     assert (always.severity, always.numbers["share"]) == ("fine", 1.0)
+    nearly = [ranking("q", "ab", (1, 2))] * 299 + [ranking("q", "ab", (2, 1))]
+    assert found(PairOrder(), *nearly)["position_balance"].severity == "fine"
+    never = [ranking("q", "ab", (2, 1))] * 299 + [ranking("q", "ab", (1, 2))]
+    assert found(PairOrder(), *never)["position_balance"].severity == "fine"
     favoured = [ranking("q", "ab", (1, 2))] * 80 + [ranking("q", "ab", (2, 1))] * 20
     told = found(PairOrder(), *favoured)["position_balance"]
     assert (told.severity, told.numbers["share"], told.numbers["expected"]) == ("warning", 0.8, 0.5)
@@ -34,6 +38,9 @@ def test_ties_and_scores() -> None:
         ranking("q", "ab", (1, 2), margins=(2.0, 3.0)),  # against
         ranking("q", "abc", (3, 1, 2), margins=(1.0, 5.0, 4.0)),  # three pairs as scored
     )
+    level = ranking("q", "abc", (1, 2, 3), margins=(1.0, 1.0, 1.0))  # three level pairs, one row to look at
+    one = found(PairOrder(), level)["tied_scores"]
+    assert (one.numbers["count"], len(one.samples)) == (3, 1)
     assert told["ties"].numbers == {"count": 1, "of": 4}
     assert told["tied_scores"].numbers == {"count": 1, "of": 5}
     assert told["scores_against_ranks"].numbers == {"count": 1, "of": 5}

@@ -23,5 +23,11 @@ def test_records_and_kinds_are_counted_and_masked() -> None:
     assert PHONE not in shown
 
 
+def test_telephone_numbers_without_a_country_code_are_found_as_clean_finds_them() -> None:
+    told = found(Personal(), demonstration("who?", "Call (212) 456-7890 or 650-253-0000 today."))["personal_data"]
+    assert told.numbers["kinds"] == {"telephone": 2}
+    assert masked("Call 650-253-0000 today.") == "Call [TELEPHONE] today."
+
+
 def test_a_mark_stands_where_it_was() -> None:
     assert masked(f"a {MAIL} b") == "a [EMAIL] b"

@@ -1,6 +1,6 @@
 """What stands more than once, counted by hand."""
 
-from records import demonstration, document, found, pair, prompt, verdict
+from records import demonstration, document, found, pair, prompt, ranking, verdict
 
 from alignkit.data.checking.repeats import Repeats, repeated
 
@@ -27,6 +27,14 @@ def test_the_label_tells_records_apart() -> None:
     assert found(Repeats(), verdict("q", "a", True), verdict("q", "a", False))["duplicates"].severity == "fine"
     assert found(Repeats(), pair("q", "a", "b"), pair("q", "b", "a"))["duplicates"].severity == "fine"
     assert found(Repeats(), pair("q", "a", "b"), pair("q", "a", "b"))["duplicates"].numbers["count"] == 1
+
+
+def test_tools_and_scores_tell_records_apart() -> None:
+    one, tools = prompt("q"), ({"name": "look"},)
+    numbers = found(Repeats(), one, one.model_copy(update={"tools": tools}))["duplicates"].numbers
+    assert numbers["count"] == 0
+    scored = [ranking("q", "ab", (1, 2), margins=(2.0, margin)) for margin in (1.0, 0.0, 1.0)]
+    assert found(Repeats(), *scored)["duplicates"].records == (0, 2)
 
 
 def test_prompts_and_documents_repeat_as_a_whole() -> None:
