@@ -61,6 +61,18 @@ class Mixture(Sequence[Example]):
                 )
 
 
+def sample_of(examples: Sequence[Example], count: int) -> Sequence[Example]:
+    """The first `count` examples; of a mixture the first of each source, as many as its share of the draws, rounded up.
+
+    A source that is drawn more often than it has examples gives them again from its first one.
+    """
+    if not isinstance(examples, Mixture):
+        return examples[:count]
+    total = len(examples)
+    shares = [math.ceil(min(count, total) * draws / total) for draws in examples.draws]
+    return [part[n % len(part)] for part, share in zip(examples.parts, shares, strict=True) for n in range(share)]
+
+
 def mixed_alike(examples: Sequence[Example], like: Sequence[Example]) -> Sequence[Example]:
     """As many examples as `like`, in its order: as a mixture of the same sources where that is one."""
     if not isinstance(like, Mixture):
