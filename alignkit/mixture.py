@@ -61,8 +61,13 @@ class Mixture(Sequence[Example]):
                 )
 
 
+def in_memory(examples: Sequence[Example]) -> bool:
+    """Whether the examples, of a mixture those of all its sources, are held, and not read when they are asked for."""
+    return all(isinstance(p, list | tuple) for p in (examples.parts if isinstance(examples, Mixture) else [examples]))
+
+
 def sample_of(examples: Sequence[Example], count: int) -> Sequence[Example]:
-    """The first `count` examples; of a mixture the first of each source, as many as its share of the draws, rounded up.
+    """The first `count` examples; of a mixture the first of each source, its share of the draws, rounded up.
 
     A source that is drawn more often than it has examples gives them again from its first one.
     """
