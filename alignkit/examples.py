@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from accelerate.utils import broadcast_object_list, wait_for_everyone
+
 from alignkit.batches import Example
 from alignkit.config import InputError, content_hash
 from alignkit.data.load import Part, load_parts, places_of
@@ -122,17 +124,43 @@ def _stored(
     files = [open_stream(place, kind, options.on_invalid).files for place in places]
     key = content_hash([run.record.id, run.record.config, seed, files, tokens])
     path = _place(run)
-    while (found := read_store(path, key)) is None:
-        if run.is_main:
-            _write(path, key, options, kind, make, counters, seed, run.directory.name)
-        else:
-            time.sleep(0.2)
-    tables, notes = found
+
+    def write() -> None:
+        _write(path, key, options, kind, make, counters, seed, run.directory.name)
+
+    tables, notes = _written_once(path, key, write, run)
     for counter, counted in zip(counters, notes["counts"], strict=True):
         counter.clear()
         counter.update(counted)
     train, validation = ([tables[f"{side} {n}"] for n in range(len(places))] for side in ("train", "validation"))
     return train, validation, notes["sources"]
+
+
+def _written_once(
+    path: Path, key: str, write: Callable[[], None], run: Run
+) -> tuple[dict[str, StoredExamples], dict[str, Any]]:
+    """The store, which rank 0 writes if need be. Where it fails, all ranks raise its error."""
+    writing = path.with_name(f"{path.name}.writing")
+    errors: list[Exception | None] = [None]
+    if run.is_main:
+        writing.touch()
+    wait_for_everyone()
+    if run.is_main:
+        try:
+            if read_store(path, key) is None:
+                write()
+        except Exception as error:  # whatever it is, the other ranks wait
+            errors = [error]
+        finally:
+            writing.unlink()
+    while writing.exists():  # a collective call would time out in a pass of hours
+        time.sleep(0.2)
+    broadcast_object_list(errors)
+    if errors[0] is not None:
+        raise errors[0]
+    found = read_store(path, key)
+    assert found is not None
+    return found
 
 
 def _write(
