@@ -84,7 +84,7 @@ def read_examples(
 
 
 def discard_examples(run: Run) -> None:
-    """Remove what `read_examples` has written: the run is over, or nearly so."""
+    """Remove what `read_examples` has written: once the run is marked done, since until then it may be resumed."""
     if run.is_main:
         discard_store(_place(run))
 

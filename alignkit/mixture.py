@@ -55,9 +55,9 @@ class Mixture(Sequence[Example]):
         for name, size, drawn, most in zip(self.names, self.sizes, epochs.drawn(steps), self.most, strict=True):
             if most is not None and drawn > most * size:
                 raise InputError(
-                    f"data.sources: {steps:,} steps draw {drawn:,} of the {size:,} examples of {name}, each "
-                    f"{drawn / size:.2f} times, and its `epochs` allows {most:g}; lower its share or train.epochs, "
-                    "or raise `epochs`"
+                    f"data.sources: {steps:,} steps draw {drawn:,} of the {size:,} examples of {name}, and its "
+                    f"`epochs`, {most:g}, allows {math.floor(most * size):,}; lower its share or train.epochs, or "
+                    "raise `epochs`"
                 )
 
 

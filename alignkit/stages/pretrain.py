@@ -60,9 +60,9 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     result = fit(
         policy, found.train, found.validation, OBJECTIVE, config.train, runtime, run, config.seed, accelerator, save
     )
-    discard_examples(run)
     perplexity = {"perplexity": math.exp(min(result.metrics["nll"], 700.0))}
     run.finish({**result.metrics, **perplexity}, result.throughput, result.peak_memory_bytes, run.model_dir)
+    discard_examples(run)
     return run.model_dir
 
 

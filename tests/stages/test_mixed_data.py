@@ -32,6 +32,7 @@ from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.reward import RewardConfig
 from alignkit.options.sft import SftConfig
 from alignkit.records import Demonstration
+from alignkit.runs import Run
 from alignkit.stages import dpo, pretrain, reward, sft
 
 
@@ -294,3 +295,16 @@ def test_names_come_from_paths_and_stay() -> None:
     assert json.loads(options.model_dump_json())["sources"][0]["name"] == "web"
     moved = (options.sources or [])[2].model_copy(update={"path": "runs/x/sample/data"})
     assert moved.name == "sample"
+
+
+def test_what_was_tokenized_stays_until_the_run_is_marked_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for stage, (module, options) in CASES.items():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Run, "finish", killed)
+            start(module, tmp_path / stage, options(folder, True))
+        assert (tmp_path / stage / "examples.sqlite").exists()
