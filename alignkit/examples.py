@@ -19,7 +19,7 @@ from alignkit.options.shared import DataOptions
 from alignkit.progress import progress
 from alignkit.records import Record
 from alignkit.runs import Run
-from alignkit.store import StoredExamples, StoreWriter, discard_store, read_store
+from alignkit.store import StoredExamples, StoreWriter, discard_store, read_notes, read_store
 
 R = TypeVar("R", bound=Record)
 Make = Callable[[Sequence[R], bool, int], Sequence[Example | None]]
@@ -121,9 +121,16 @@ def _stored(
 ) -> tuple[list[StoredExamples], list[StoredExamples], list[dict[str, Any]]]:
     """(train, validation, sources): the examples on the disk, source by source, written first where they are not."""
     places = places_of(options)
-    files = [open_stream(place, kind, options.on_invalid).files for place in places]
-    key = content_hash([run.record.id, run.record.config, seed, files, tokens])
     path = _place(run)
+    # The id holds the hub's commit that was planned: of a run that has one, what is there needs no hub.
+    known = {s["path"]: s for s in read_notes(path).get("sources", ()) if "revision" in s} if run.record.id else {}
+    files = [
+        [{name: known[place.path][name] for name in ("path", "revision")}]
+        if place.path in known and not Path(place.path).exists()
+        else open_stream(place, kind, options.on_invalid).files
+        for place in places
+    ]
+    key = content_hash([run.record.id, run.record.config, seed, files, tokens])
 
     def write() -> None:
         _write(path, key, options, kind, make, counters, seed, run.directory.name)

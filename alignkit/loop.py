@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from alignkit.batches import CHUNK, Chunks, Epochs, Example, rows_of, seed_of, total_steps
+from alignkit.batches import CHUNK, Chunks, Example, rows_of, seed_of, total_steps
 from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
-from alignkit.mixture import Mixture, in_memory
+from alignkit.mixture import Mixture, epochs_of, in_memory
 from alignkit.objective import NonFiniteLoss, Objective, Sums, count_chunks, evaluate_chunks, evaluate_objective
 from alignkit.optimize import (
     lost_updates,
@@ -140,12 +140,9 @@ class _Training:
         self.main = self.accelerator.is_main_process
         self.optimizer = make_optimizer(self.model, options)
         self.total = total_steps(options, len(train))
-        if isinstance(train, Mixture):
-            self.epochs = Epochs(len(train), options.batch_size, seed, train.sizes, train.draws)
-            train.check_repeats(self.epochs, self.total)
-            self.objective = objective if objective.whole_step else by_source(objective, train.names)
-        else:
-            self.epochs = Epochs(len(train), options.batch_size, seed)
+        self.epochs = epochs_of(train, options, seed)
+        if isinstance(train, Mixture) and not objective.whole_step:
+            self.objective = by_source(objective, train.names)
         self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         size = len(validation) if objective.whole_step else CHUNK

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import overload
 
-from alignkit.batches import Epochs, Example
+from alignkit.batches import Epochs, Example, total_steps
 from alignkit.config import InputError
+from alignkit.options.shared import TrainOptions
 
 SOURCE = "source"
 """The column that holds the number of the source that a sequence is of."""
@@ -59,6 +60,15 @@ class Mixture(Sequence[Example]):
                     f"`epochs`, {most:g}, allows {math.floor(most * size):,}; lower its share or train.epochs, or "
                     "raise `epochs`"
                 )
+
+
+def epochs_of(examples: Sequence[Example], options: TrainOptions, seed: int) -> Epochs:
+    """The order of a training. Raises InputError where it takes a source's examples more often than it may."""
+    if not isinstance(examples, Mixture):
+        return Epochs(len(examples), options.batch_size, seed)
+    epochs = Epochs(len(examples), options.batch_size, seed, examples.sizes, examples.draws)
+    examples.check_repeats(epochs, total_steps(options, len(examples)))
+    return epochs
 
 
 def in_memory(examples: Sequence[Example]) -> bool:

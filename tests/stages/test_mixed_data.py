@@ -11,8 +11,10 @@ import datasets
 import huggingface_hub
 import pytest
 from chat_cases import (
+    PowerCut,
     assert_equal_runs,
     checkpoint,
+    cut_after,
     demonstrations,
     interrupted,
     message,
@@ -98,6 +100,16 @@ def test_rankings_stream_too(folder: Path, tmp_path: Path) -> None:
         runs.append(start(reward, tmp_path / str(stream), options_of(RewardConfig, folder, changes, 5e-3, 8, 6)))
     assert_equal_runs(*runs)
     assert {"ranking/few_ranked", "accuracy/many_ranked"} < metrics(runs[0])[-2].keys()
+
+
+def test_too_many_epochs_are_refused_before_a_reference_is_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [{"path": str(folder / "few_ranked.jsonl"), "epochs": 0.5}, {"path": str(folder / "many_ranked.jsonl")}]
+    config = options_of(DpoConfig, folder, {"data": {"path": None, "sources": sources}}, 5e-3, 8, 6)
+    monkeypatch.setattr(dpo, "with_reference", lambda *_: pytest.fail("a reference was computed"))
+    with pytest.raises(InputError, match=r"examples of few_ranked, and its `epochs`, 0\.5, allows [56];"):
+        start(dpo, tmp_path / "run", config)
 
 
 def test_preferences_are_mixed_with_their_reference(folder: Path, tmp_path: Path) -> None:
@@ -235,6 +247,16 @@ def test_a_hubs_data_set_is_streamed_at_its_revision(
     assert_equal_runs(run, start(sft, tmp_path / "local", local))
     assert set(asked) == {("team/talks", None, "train", "c0ffee", True)}
     assert run.record.data == [{"path": "team/talks", "revision": "c0ffee", "rows": 30}]
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 3)
+        start(sft, tmp_path / "cut", hub)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", unreachable)
+    assert_equal_runs(start(sft, tmp_path / "cut", hub), run)
 
 
 def test_a_beginning_that_two_sources_share_is_held_out_of_both_or_of_none(tmp_path: Path) -> None:
