@@ -289,7 +289,8 @@ A, B = {"path": "a.jsonl", "weight": 2}, {"path": "b.jsonl", "weight": 1}
         ({"sources": [A], "split": "train"}, "split is for one `path`; give it per source"),
         ({"path": "a.jsonl", "stream": True, "rows": 3}, "all records are read, and rows draws some"),
         ({"world": "demonstrations", "rows": 3, "stream": True}, "makes its records in memory; remove stream"),
-        ({}, "exactly one of `path`"),
+        ({}, r"exactly one of `path` \(a file\), `sources` \(a mixture\) and `world`"),
+        ({"sources": [A, {"path": "/", "weight": 1}]}, r"data\.sources\.1.*path: '/' has no name .*; give a `name`"),
     ],
 )
 def test_mixtures_that_could_not_hold_are_refused(data: dict[str, Any], told: str) -> None:
@@ -330,3 +331,27 @@ def test_what_was_tokenized_stays_until_the_run_is_marked_done(
             patch.setattr(Run, "finish", killed)
             start(module, tmp_path / stage, options(folder, True))
         assert (tmp_path / stage / "examples.sqlite").exists()
+
+
+def test_a_new_model_that_is_whole_is_not_made_again_from_a_stream(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pretraining(folder, True)
+    made_new = pretrain.create_model
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def half(config: Any, folder: Path) -> None:
+        folder.mkdir()
+        killed()
+
+    for name, broken in (("create_model", half), ("read_examples", killed)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(pretrain, name, broken)
+            start(pretrain, tmp_path / "cut", config)
+    monkeypatch.setattr(pretrain, "create_model", lambda *_: pytest.fail("it was made again"))
+    cut = start(pretrain, tmp_path / "cut", config)
+    assert not (tmp_path / "cut" / "initial.partial").exists()
+    monkeypatch.setattr(pretrain, "create_model", made_new)
+    assert_equal_runs(cut, start(pretrain, tmp_path / "whole", config))
