@@ -126,7 +126,7 @@ def _stored(
     known = {s["path"]: s for s in read_notes(path).get("sources", ()) if "revision" in s} if run.record.id else {}
     files = [
         [{name: known[place.path][name] for name in ("path", "revision")}]
-        if place.path in known and not Path(place.path).exists()
+        if place.path in known and not Path(str(place.path)).exists()
         else open_stream(place, kind, options.on_invalid).files
         for place in places
     ]
