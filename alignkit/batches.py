@@ -83,10 +83,22 @@ def _generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*parts))
 
 
-def rows_of(examples: Sequence[Example], token_budget: int, rank: int = 0, ranks: int = 1) -> list[TrieBatch]:
-    """Rows of every `ranks`-th example from `rank` on. An example is a group, numbered over all ranks."""
+def rows_of(
+    examples: Sequence[Example],
+    token_budget: int,
+    rank: int = 0,
+    ranks: int = 1,
+    chosen: Sequence[int] | None = None,
+) -> list[TrieBatch]:
+    """Rows of every `ranks`-th example from `rank` on, of all or of those that `chosen` names; no other is looked at.
+
+    An example is a group, numbered over all ranks.
+    """
+    chosen = range(len(examples)) if chosen is None else chosen
     sequences = [
-        replace(sequence, group=group) for group in range(rank, len(examples), ranks) for sequence in examples[group]
+        replace(sequence, group=group)
+        for group in range(rank, len(chosen), ranks)
+        for sequence in examples[chosen[group]]
     ]
     return pack(sequences, token_budget)
 
@@ -101,11 +113,14 @@ CHUNK = 1_024
 
 
 class Chunks(Sequence[list[TrieBatch]]):
-    """This rank's rows of many examples, chunk by chunk; each is packed when it is asked for."""
+    """This rank's rows of many examples, chunk by chunk, each packed when it is asked for; with `keep`, once."""
 
-    def __init__(self, examples: Sequence[Example], size: int, token_budget: int, rank: int, ranks: int) -> None:
+    def __init__(
+        self, examples: Sequence[Example], size: int, token_budget: int, rank: int, ranks: int, *, keep: bool = False
+    ) -> None:
         self._examples, self._size = examples, size
         self._layout = token_budget, rank, ranks
+        self._kept: dict[int, list[TrieBatch]] | None = {} if keep else None
 
     def __len__(self) -> int:
         return math.ceil(len(self._examples) / self._size)
@@ -119,4 +134,10 @@ class Chunks(Sequence[list[TrieBatch]]):
             return [self[n] for n in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return rows_of(self._examples[index * self._size : (index + 1) * self._size], *self._layout)
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
+        chosen = range(len(self._examples))[index * self._size : (index + 1) * self._size]
+        rows = rows_of(self._examples, *self._layout, chosen)
+        if self._kept is not None:
+            self._kept[index] = rows
+        return rows

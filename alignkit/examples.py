@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from accelerate.utils import broadcast_object_list, wait_for_everyone
+
 from alignkit.batches import Example
 from alignkit.config import InputError, content_hash
 from alignkit.data.load import Part, load_parts, places_of
@@ -17,7 +19,7 @@ from alignkit.options.shared import DataOptions
 from alignkit.progress import progress
 from alignkit.records import Record
 from alignkit.runs import Run
-from alignkit.store import StoredExamples, StoreWriter, discard_store, read_store
+from alignkit.store import StoredExamples, StoreWriter, discard_store, read_notes, read_store
 
 R = TypeVar("R", bound=Record)
 Make = Callable[[Sequence[R], bool, int], Sequence[Example | None]]
@@ -86,7 +88,7 @@ def read_examples(
 
 
 def discard_examples(run: Run) -> None:
-    """Remove what `read_examples` has written: the run is over, or nearly so."""
+    """Remove what `read_examples` has written: once the run is marked done, since until then it may be resumed."""
     if run.is_main:
         discard_store(_place(run))
 
@@ -127,20 +129,53 @@ def _stored(
 ) -> tuple[list[StoredExamples], list[StoredExamples], list[dict[str, Any]]]:
     """(train, validation, sources): the examples on the disk, source by source, written first where they are not."""
     places = places_of(options)
-    files = [open_stream(place, kind, options.on_invalid).files for place in places]
-    key = content_hash([run.record.id, run.record.config, seed, files, tokens])
     path = _place(run)
-    while (found := read_store(path, key)) is None:
-        if run.is_main:
-            _write(path, key, options, kind, make, counters, seed, run.directory.name)
-        else:
-            time.sleep(0.2)
-    tables, notes = found
+    # The id holds the hub's commit that was planned: of a run that has one, what is there needs no hub.
+    known = {s["path"]: s for s in read_notes(path).get("sources", ()) if "revision" in s} if run.record.id else {}
+    files = [
+        [{name: known[place.path][name] for name in ("path", "revision")}]
+        if place.path in known and not Path(str(place.path)).exists()
+        else open_stream(place, kind, options.on_invalid).files
+        for place in places
+    ]
+    key = content_hash([run.record.id, run.record.config, seed, files, tokens])
+
+    def write() -> None:
+        _write(path, key, options, kind, make, counters, seed, run.directory.name)
+
+    tables, notes = _written_once(path, key, write, run)
     for counter, counted in zip(counters, notes["counts"], strict=True):
         counter.clear()
         counter.update(counted)
     train, validation = ([tables[f"{side} {n}"] for n in range(len(places))] for side in ("train", "validation"))
     return train, validation, notes["sources"]
+
+
+def _written_once(
+    path: Path, key: str, write: Callable[[], None], run: Run
+) -> tuple[dict[str, StoredExamples], dict[str, Any]]:
+    """The store, which rank 0 writes if need be. Where it fails, all ranks raise its error."""
+    writing = path.with_name(f"{path.name}.writing")
+    errors: list[Exception | None] = [None]
+    if run.is_main:
+        writing.touch()
+    wait_for_everyone()
+    if run.is_main:
+        try:
+            if read_store(path, key) is None:
+                write()
+        except Exception as error:  # whatever it is, the other ranks wait
+            errors = [error]
+        finally:
+            writing.unlink()
+    while writing.exists():  # a collective call would time out in a pass of hours
+        time.sleep(0.2)
+    broadcast_object_list(errors)
+    if errors[0] is not None:
+        raise errors[0]
+    found = read_store(path, key)
+    assert found is not None
+    return found
 
 
 def _write(

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from alignkit.batches import CHUNK, Chunks, Epochs, Example, rows_of, seed_of, total_steps
+from alignkit.batches import CHUNK, Chunks, Example, rows_of, seed_of, total_steps
 from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
-from alignkit.mixture import Mixture
-from alignkit.objective import NonFiniteLoss, Objective, Sums, evaluate_chunks, evaluate_objective
+from alignkit.mixture import Mixture, epochs_of, in_memory
+from alignkit.objective import NonFiniteLoss, Objective, Sums, count_chunks, evaluate_chunks, evaluate_objective
 from alignkit.optimize import (
     lost_updates,
     make_accelerator,
@@ -140,16 +140,14 @@ class _Training:
         self.main = self.accelerator.is_main_process
         self.optimizer = make_optimizer(self.model, options)
         self.total = total_steps(options, len(train))
-        if isinstance(train, Mixture):
-            self.epochs = Epochs(len(train), options.batch_size, seed, train.sizes, train.draws)
-            train.check_repeats(self.epochs, self.total)
-            self.objective = objective if objective.whole_step else by_source(objective, train.names)
-        else:
-            self.epochs = Epochs(len(train), options.batch_size, seed)
+        self.epochs = epochs_of(train, options, seed)
+        if isinstance(train, Mixture) and not objective.whole_step:
+            self.objective = by_source(objective, train.names)
         self.evaluate_every = options.evaluate_every or math.ceil(self.total / 5)
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         size = len(validation) if objective.whole_step else CHUNK
-        self.held_out = Chunks(validation, max(1, size), *self.layout)
+        self.held_out = Chunks(validation, max(1, size), *self.layout, keep=in_memory(validation))
+        self.held_out_counts: dict[str, float] | None = None
         self.validates = len(validation) > 0
         self.state = _State()
         self.best: dict[str, Tensor] = {}
@@ -183,8 +181,8 @@ class _Training:
     def step(self) -> dict[str, float]:
         """One optimizer step; returns what it logs."""
         started = time.perf_counter()
-        examples = [self.train[index] for index in self.epochs.batch(self.state.step)]
-        rows = rows_of(examples, *self.layout)
+        chosen = self.epochs.batch(self.state.step)
+        rows = rows_of(self.train, *self.layout, chosen)
         # Dropout's numbers depend on the step alone, so that a resumed run needs no generator state.
         set_seed(seed_of(self.seed, "step", self.state.step, self.accelerator.process_index))
         factor = schedule_factor(self.options, self.state.step, self.total)
@@ -199,7 +197,7 @@ class _Training:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.tokens += tokens
-        self.examples += len(examples)
+        self.examples += len(chosen)
         rates = {"tokens_per_second": self.accelerator.num_processes * tokens / seconds, "seconds": seconds}
         return {**means, "learning_rate": factor * self.options.learning_rate, **rates}
 
@@ -210,7 +208,9 @@ class _Training:
 
     def validate(self) -> None:
         with self.naming(f"validation after step {self.state.step}"):
-            means = evaluate_chunks(self.model, self.held_out, self.objective, self.accelerator)
+            if self.held_out_counts is None and len(self.held_out) > 1:
+                self.held_out_counts = count_chunks(self.held_out, self.objective, self.accelerator)
+            means = evaluate_chunks(self.model, self.held_out, self.objective, self.accelerator, self.held_out_counts)
         self.log(self.state.step, {f"validation/{name}": value for name, value in means.items()})
         if self.state.best is None or means["loss"] < self.state.best:
             self.state.best, self.state.stale = means["loss"], 0

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import overload
 
-from alignkit.batches import Epochs, Example
+from alignkit.batches import Epochs, Example, total_steps
 from alignkit.config import InputError
+from alignkit.options.shared import TrainOptions
 
 SOURCE = "source"
 """The column that holds the number of the source that a sequence is of."""
@@ -55,10 +56,36 @@ class Mixture(Sequence[Example]):
         for name, size, drawn, most in zip(self.names, self.sizes, epochs.drawn(steps), self.most, strict=True):
             if most is not None and drawn > most * size:
                 raise InputError(
-                    f"data.sources: {steps:,} steps draw {drawn:,} of the {size:,} examples of {name}, each "
-                    f"{drawn / size:.2f} times, and its `epochs` allows {most:g}; lower its share or train.epochs, "
-                    "or raise `epochs`"
+                    f"data.sources: {steps:,} steps draw {drawn:,} of the {size:,} examples of {name}, and its "
+                    f"`epochs`, {most:g}, allows {math.floor(most * size):,}; lower its share or train.epochs, or "
+                    "raise `epochs`"
                 )
+
+
+def epochs_of(examples: Sequence[Example], options: TrainOptions, seed: int) -> Epochs:
+    """The order of a training. Raises InputError where it takes a source's examples more often than it may."""
+    if not isinstance(examples, Mixture):
+        return Epochs(len(examples), options.batch_size, seed)
+    epochs = Epochs(len(examples), options.batch_size, seed, examples.sizes, examples.draws)
+    examples.check_repeats(epochs, total_steps(options, len(examples)))
+    return epochs
+
+
+def in_memory(examples: Sequence[Example]) -> bool:
+    """Whether the examples, of a mixture those of all its sources, are held, and not read when they are asked for."""
+    return all(isinstance(p, list | tuple) for p in (examples.parts if isinstance(examples, Mixture) else [examples]))
+
+
+def sample_of(examples: Sequence[Example], count: int) -> Sequence[Example]:
+    """The first `count` examples; of a mixture the first of each source, its share of the draws, rounded up.
+
+    A source that is drawn more often than it has examples gives them again from its first one.
+    """
+    if not isinstance(examples, Mixture):
+        return examples[:count]
+    total = len(examples)
+    shares = [math.ceil(min(count, total) * draws / total) for draws in examples.draws]
+    return [part[n % len(part)] for part, share in zip(examples.parts, shares, strict=True) for n in range(share)]
 
 
 def mixed_alike(examples: Sequence[Example], like: Sequence[Example]) -> Sequence[Example]:

@@ -294,18 +294,27 @@ def evaluate_chunks(
     chunks: Sequence[Sequence[TrieBatch]],
     objective: Objective,
     accelerator: Accelerator | None = None,
+    counts: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """The same of all chunks together, of which one is looked at at a time. All ranks have as many; a group stands in
-    one, and for an objective of the whole step there is but one."""
+    one, and for an objective of the whole step there is but one. `counts` are `count_chunks`', left out they are
+    counted first."""
     training = model.training
     model.eval()
     try:
         if len(chunks) == 1:
             return accumulate(model, chunks[0], objective, accelerator, backward=False)
-        device = next(model.parameters()).device if accelerator is None else accelerator.device
-        counts = _add(_agree([b.to(device) for b in chunk], objective, accelerator).counts for chunk in chunks)
+        counts = count_chunks(chunks, objective, accelerator) if counts is None else counts
         return _add(
             accumulate(model, chunk, objective, accelerator, backward=False, counts=counts) for chunk in chunks
         )
     finally:
         model.train(training)
+
+
+def count_chunks(
+    chunks: Sequence[Sequence[TrieBatch]], objective: Objective, accelerator: Accelerator | None = None
+) -> dict[str, float]:
+    """The counts of all chunks and ranks."""
+    device = "cpu" if accelerator is None else accelerator.device
+    return _add(_agree([b.to(device) for b in chunk], objective, accelerator).counts for chunk in chunks)

@@ -199,5 +199,5 @@ def _with(sequence: TokenSequence, columns: dict[str, float]) -> TokenSequence:
 
 def finish(run: Run, result: FitResult, metrics: dict[str, Any] | None = None) -> None:
     """Mark an offline stage's run done; its own metrics stand first."""
-    discard_examples(run)
     run.finish({**(metrics or {}), **result.metrics}, result.throughput, result.peak_memory_bytes, run.model_dir)
+    discard_examples(run)

@@ -98,6 +98,11 @@ def read_store(path: Path, key: str) -> tuple[dict[str, StoredExamples], dict[st
     return {table: StoredExamples(path, table, count) for table, count in state["counts"].items()}, state["notes"]
 
 
+def read_notes(path: Path) -> dict[str, Any]:
+    """The notes of a whole file, whatever its key; nothing where there is none."""
+    return _state(path, True).get("notes", {})
+
+
 def discard_store(path: Path) -> None:
     """Remove the file; what was opened of it can still be read."""
     path.unlink(missing_ok=True)

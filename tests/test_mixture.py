@@ -12,7 +12,7 @@ from loop_cases import NLL, QUIET, RANKING, SPREAD, Tiny, examples, mixed_exampl
 from alignkit.batches import Epochs, seed_of
 from alignkit.config import Config, InputError
 from alignkit.loop import Objective, fit
-from alignkit.mixture import SOURCE, Mixture, draws_of
+from alignkit.mixture import SOURCE, Mixture, draws_of, sample_of
 from alignkit.objective import accumulate
 from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
@@ -50,7 +50,7 @@ def test_shares_of_a_temperature_are_its_closed_form() -> None:
 
 
 def test_a_share_below_one_example_is_refused() -> None:
-    with pytest.raises(InputError, match=r"the share of a is 0\.001 of the 10 examples of an epoch"):
+    with pytest.raises(InputError, match=r"the share of a is 0\.001 of the 10 examples to draw"):
         draws_of(NAMES[:2], [4, 6], [1.0, 9_999.0], 1.0)
 
 
@@ -103,7 +103,7 @@ def test_what_was_drawn_is_counted(steps: int) -> None:
 def test_a_source_that_would_come_too_often_is_an_error_before_the_first_step() -> None:
     train = mixed_examples(most=(3.0, None))  # 4 of 16 examples are "few", and an epoch draws 12 of it
     options = TrainOptions(learning_rate=0.1, batch_size=4, epochs=2)
-    with pytest.raises(InputError, match=r"8 steps draw 24 of the 4 examples of few, each 6\.00 times, .* allows 3;"):
+    with pytest.raises(InputError, match=r"8 steps draw 24 of the 4 examples of few, .* `epochs`, 3, allows 12;"):
         fit(Tiny(), train, [], NLL, options, QUIET)
     fit(Tiny(), train, [], NLL, options.model_copy(update={"epochs": 1.0}), QUIET)
 
@@ -120,6 +120,15 @@ def test_examples_stand_source_by_source_and_say_so() -> None:
     for wrong in (16, -17):
         with pytest.raises(IndexError):
             mixture[wrong]
+
+
+def test_a_sample_has_every_source_by_its_share_of_the_draws() -> None:
+    mixture = mixed_examples()  # 12 and 4 of 16 draws
+    few, many = mixture.parts
+    assert sample_of(mixture, 8) == [*few, *few[:2], *many[:2]]
+    assert sample_of(mixture, 1) == [few[0], many[0]]
+    assert sample_of(mixture, 99) == [*few, *few, *few, *many[:4]]
+    assert sample_of(Mixture(("many",), (many,), (12,)), 5) == many[:5] == sample_of(many, 5)
 
 
 @pytest.mark.parametrize("budget", [1_000, 60, 24], ids=["one row", "rows", "split groups"])

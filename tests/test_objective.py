@@ -1,15 +1,21 @@
 """One step is one step, however its sequences are spread over rows: against plain torch on the whole batch."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from loop_cases import NLL, OBJECTIVES, RANKING, SPREAD, Tiny, examples, grouped, trajectory
+from loop_cases import NLL, OBJECTIVES, QUIET, RANKING, SPREAD, Tiny, examples, grouped, trajectory
 
-from alignkit.batches import Chunks
-from alignkit.loop import NonFiniteLoss, Objective, Sums, evaluate_objective, make_optimizer, update
-from alignkit.objective import accumulate, evaluate_chunks
+from alignkit import batches, loop
+from alignkit.batches import Chunks, rows_of
+from alignkit.loop import NonFiniteLoss, Objective, Sums, evaluate_objective, fit, make_optimizer, update
+from alignkit.mixture import Mixture, in_memory
+from alignkit.objective import accumulate, count_chunks, evaluate_chunks
 from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
+from alignkit.trie import TokenSequence
 
 OPTIONS = TrainOptions(learning_rate=0.01)
 
@@ -158,3 +164,45 @@ def test_a_validation_in_chunks_is_that_of_all_at_once(objective: Objective, bud
     whole = evaluate_objective(model, pack(grouped(data), 10_000), objective)
     assert evaluate_chunks(model, chunks, objective) == pytest.approx(whole, rel=1e-6)
     assert model.training
+    counts = count_chunks(chunks, objective)
+    assert evaluate_chunks(model, chunks, objective, None, counts) == evaluate_chunks(model, chunks, objective)
+
+
+class Counting(Sequence[list[TokenSequence]]):
+    """Examples that are read when they are asked for, and which they were."""
+
+    def __init__(self, held: list[list[TokenSequence]]) -> None:
+        self.held, self.asked = held, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, index: Any) -> Any:
+        self.asked.append(index)
+        return self.held[index]
+
+
+def test_a_rank_reads_its_own_examples_alone_and_a_kept_chunk_once() -> None:
+    data = Counting(examples(11))
+    rows_of(data, 60, rank=1, ranks=2, chosen=[9, 8, 7, 6, 5])
+    assert data.asked == [8, 6]
+    for keep, times in ((True, 1), (False, 2)):
+        data.asked.clear()
+        chunks = Chunks(data, 4, 60, 0, 1, keep=keep)
+        assert [len(chunk) for chunk in chunks] == [len(chunk) for chunk in chunks]
+        assert data.asked == [*range(11)] * times
+    assert in_memory(data.held) and not in_memory(data) and not in_memory(Mixture(("a", "b"), (data.held, data)))
+
+
+def test_a_training_packs_what_it_holds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    inner = batches.rows_of
+    monkeypatch.setattr(batches, "rows_of", lambda *given: packed.append(len(given[-1])) or inner(*given))
+    monkeypatch.setattr(loop, "CHUNK", 2)
+    options = TrainOptions(learning_rate=0.01, batch_size=4, steps=3, evaluate_every=1)
+    results = []
+    for held_out, times in ((examples(5), 1), (Counting(examples(5)), 5)):
+        packed.clear()
+        results.append(fit(Tiny(), examples(8), held_out, NLL, options, QUIET).metrics)
+        assert packed == [2, 2, 1] * times, "of what is read: to count, and at each of 4 validations"
+    assert results[0] == results[1]

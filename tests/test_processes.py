@@ -19,13 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two gloo processes have left their trajectories."""
     folder = tmp_path_factory.mktemp("processes")
+    launch("loop_cases.py", folder)
+    return folder
+
+
+def launch(script: str, folder: Path, timeout: float | None = None) -> None:
+    """Run a script of the tests in two processes, on a folder."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launcher, str(ROOT / "tests/loop_cases.py"), str(folder)], env=environment, capture_output=True, text=True
-    )
+    command = [*launcher, str(ROOT / "tests" / script), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -58,6 +62,14 @@ def test_a_mixture_in_two_processes_gives_the_trajectory_of_one(folder: Path) ->
     assert first == other and "ranking/few" in first["metrics"]
     assert first["metrics"] == pytest.approx(result.metrics, rel=1e-5)
     assert_equal(model, first["parameters"])
+
+
+def test_a_rank_that_waits_for_examples_hears_why_there_are_none(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": 3}\n')
+    launch("examples_cases.py", tmp_path, timeout=120)
+    told = [(tmp_path / f"told-{rank}").read_text() for rank in range(2)]
+    assert told[0] == told[1] and "texts.jsonl:1: " in told[0]
+    assert not list((tmp_path / "run").glob("*.writing"))
 
 
 def assert_equal(model: Tiny, parameters: dict[str, list]) -> None:

@@ -33,11 +33,11 @@ def train_tokenizer(
     """Train a tokenizer of at most `vocabulary` tokens, special ones included.
 
     `bpe`: byte-level byte-pair encoding; every text encodes and decodes without loss. `unigram`: a language model of
-    pieces of bytes (Kudo 2018, arXiv:1804.10959), likewise without loss; two trainings differ in the last digits of
-    its scores, as `tokenizers` sums in no fixed order. `word`: one token per word, number or mark, the most frequent
-    first, others become the unknown token; spaces are set anew (one between words, none before a mark). `character`:
-    one token per character, likewise and without loss. Raises InputError where the vocabulary cannot hold what it
-    must.
+    pieces of bytes (Kudo 2018, arXiv:1804.10959), likewise without loss; two trainings differ in scores and order of
+    ids, and so in a few encodings, as `tokenizers` sums in no fixed order. `word`: one token per word, number or
+    mark, the most frequent first, others become the unknown token; spaces are set anew (one between words, none
+    before a mark). `character`: one token per character, likewise and without loss. Raises InputError where the
+    vocabulary cannot hold what it must.
     """
     special = [BOS, EOS, PAD, *CHAT, *extra_special]
     twice = [token for token, times in Counter([*special, UNKNOWN]).items() if times > 1]

@@ -33,6 +33,8 @@ class SourceOptions(Config):
         if "name" in given or not isinstance(given.get("path"), str):
             return cast(Any, values)
         last = str(given["path"]).rstrip("/").rpartition("/")[2].removeprefix("@")
+        if not last:
+            raise ValueError(f"path: {given['path']!r} has no name for its losses to be called by; give a `name`")
         return {**given, "name": re.sub(r"[^\w.-]", "_", last.split(".")[0] or last)}
 
 

@@ -88,7 +88,8 @@ class DataOptions(Config):
     @model_validator(mode="after")
     def _check_source(self) -> Self:
         if (self.path is None) == (self.world is None) and not self.mixed:
-            raise ValueError("give exactly one of `path` (a file) and `world` (the built-in generator)")
+            mixture = ", `sources` (a mixture)" if "sources" in type(self).model_fields else ""
+            raise ValueError(f"give exactly one of `path` (a file){mixture} and `world` (the built-in generator)")
         if self.world is not None and self.rows is None:
             raise ValueError("`world` needs `rows`: how many records to generate")
         return self

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from alignkit.batches import total_steps
 from alignkit.config import InputError
 from alignkit.loop import Example, Follower, Objective, evaluate_objective, fit
-from alignkit.mixture import mixed_alike
+from alignkit.mixture import epochs_of, mixed_alike
 from alignkit.models import save_policy
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.shared import RuntimeOptions
@@ -37,6 +37,7 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )
     check_moves(config, len(train))
+    epochs_of(train, config.train, config.seed)  # before a reference is computed for nothing
     policy = setting.policy(config.model, config.seed)
     moving = MovingReference(policy, config.moving_reference) if config.moving_reference is not None else None
     if config.has_reference and moving is None:

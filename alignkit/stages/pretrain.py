@@ -1,6 +1,7 @@
 """Pretraining: next-token training on documents, from a new model or on from a checkpoint. Knows no other stage."""
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from alignkit.examples import discard_examples, read_examples
 from alignkit.loop import Example, Objective, Sums, fit, make_accelerator
 from alignkit.models import load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings
+from alignkit.options.mixture import is_streamed
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
@@ -36,8 +38,14 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     start = config.model
     if start is None:
         folder = run.directory / "initial"
-        if run.is_main and (run.latest_checkpoint() is None or not folder.exists()):
-            create_model(config, folder)
+        # A stream's documents are many: what a killed start has finished is of the same id, so of the same documents.
+        again = run.latest_checkpoint() is None and not (is_streamed(config.data) and run.record.id)
+        if run.is_main and (again or not folder.exists()):
+            partial = folder.with_name("initial.partial")
+            for old in (partial, folder):
+                shutil.rmtree(old, ignore_errors=True)
+            create_model(config, partial)
+            partial.rename(folder)
         accelerator.wait_for_everyone()
         start = ModelOptions(path=str(folder))
     tokenizer = load_tokenizer(start.path)
@@ -69,9 +77,9 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     result = fit(
         policy, found.train, found.validation, OBJECTIVE, config.train, runtime, run, config.seed, accelerator, save
     )
-    discard_examples(run)
     perplexity = {"perplexity": math.exp(min(result.metrics["nll"], 700.0))}
     run.finish({**result.metrics, **perplexity}, result.throughput, result.peak_memory_bytes, run.model_dir)
+    discard_examples(run)
     return run.model_dir
 
 

@@ -9,6 +9,7 @@ from alignkit.calibration import check_reload, held_out_metrics, set_normalisati
 from alignkit.data.world import limits
 from alignkit.loop import Objective, Sums, fit
 from alignkit.losses import bradley_terry, centring, ranking_pairs
+from alignkit.mixture import sample_of
 from alignkit.objective import Readings
 from alignkit.options.reward import RewardConfig
 from alignkit.options.shared import RuntimeOptions
@@ -36,7 +37,7 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     objective = ranking_objective(config.margin, config.centring)
 
     def save(folder: Path) -> None:
-        set_normalisation(scorer, train[: config.reference_rows], runtime.token_budget)
+        set_normalisation(scorer, sample_of(train, config.reference_rows), runtime.token_budget)
         save_scorer(scorer, format, folder)
         check_reload(scorer, folder, [train[0]], runtime.token_budget)
 

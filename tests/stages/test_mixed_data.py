@@ -11,8 +11,10 @@ import datasets
 import huggingface_hub
 import pytest
 from chat_cases import (
+    PowerCut,
     assert_equal_runs,
     checkpoint,
+    cut_after,
     demonstrations,
     interrupted,
     message,
@@ -32,6 +34,7 @@ from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.reward import RewardConfig
 from alignkit.options.sft import SftConfig
 from alignkit.records import Demonstration
+from alignkit.runs import Run
 from alignkit.stages import dpo, pretrain, reward, sft
 
 
@@ -97,6 +100,16 @@ def test_rankings_stream_too(folder: Path, tmp_path: Path) -> None:
         runs.append(start(reward, tmp_path / str(stream), options_of(RewardConfig, folder, changes, 5e-3, 8, 6)))
     assert_equal_runs(*runs)
     assert {"ranking/few_ranked", "accuracy/many_ranked"} < metrics(runs[0])[-2].keys()
+
+
+def test_too_many_epochs_are_refused_before_a_reference_is_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [{"path": str(folder / "few_ranked.jsonl"), "epochs": 0.5}, {"path": str(folder / "many_ranked.jsonl")}]
+    config = options_of(DpoConfig, folder, {"data": {"path": None, "sources": sources}}, 5e-3, 8, 6)
+    monkeypatch.setattr(dpo, "with_reference", lambda *_: pytest.fail("a reference was computed"))
+    with pytest.raises(InputError, match=r"examples of few_ranked, and its `epochs`, 0\.5, allows [56];"):
+        start(dpo, tmp_path / "run", config)
 
 
 def test_preferences_are_mixed_with_their_reference(folder: Path, tmp_path: Path) -> None:
@@ -235,6 +248,16 @@ def test_a_hubs_data_set_is_streamed_at_its_revision(
     assert set(asked) == {("team/talks", None, "train", "c0ffee", True)}
     assert run.record.data == [{"path": "team/talks", "revision": "c0ffee", "rows": 30}]
 
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        cut_after(patch, 3)
+        start(sft, tmp_path / "cut", hub)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(huggingface_hub, "dataset_info", unreachable)
+    assert_equal_runs(start(sft, tmp_path / "cut", hub), run)
+
 
 def test_a_beginning_that_two_sources_share_is_held_out_of_both_or_of_none(tmp_path: Path) -> None:
     rows = demonstrations(60)
@@ -266,7 +289,8 @@ A, B = {"path": "a.jsonl", "weight": 2}, {"path": "b.jsonl", "weight": 1}
         ({"sources": [A], "split": "train"}, "split is for one `path`; give it per source"),
         ({"path": "a.jsonl", "stream": True, "rows": 3}, "all records are read, and rows draws some"),
         ({"world": "demonstrations", "rows": 3, "stream": True}, "makes its records in memory; remove stream"),
-        ({}, "exactly one of `path`"),
+        ({}, r"exactly one of `path` \(a file\), `sources` \(a mixture\) and `world`"),
+        ({"sources": [A, {"path": "/", "weight": 1}]}, r"data\.sources\.1.*path: '/' has no name .*; give a `name`"),
     ],
 )
 def test_mixtures_that_could_not_hold_are_refused(data: dict[str, Any], told: str) -> None:
@@ -294,3 +318,40 @@ def test_names_come_from_paths_and_stay() -> None:
     assert json.loads(options.model_dump_json())["sources"][0]["name"] == "web"
     moved = (options.sources or [])[2].model_copy(update={"path": "runs/x/sample/data"})
     assert moved.name == "sample"
+
+
+def test_what_was_tokenized_stays_until_the_run_is_marked_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for stage, (module, options) in CASES.items():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Run, "finish", killed)
+            start(module, tmp_path / stage, options(folder, True))
+        assert (tmp_path / stage / "examples.sqlite").exists()
+
+
+def test_a_new_model_that_is_whole_is_not_made_again_from_a_stream(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pretraining(folder, True)
+    made_new = pretrain.create_model
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def half(config: Any, folder: Path) -> None:
+        folder.mkdir()
+        killed()
+
+    for name, broken in (("create_model", half), ("read_examples", killed)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(pretrain, name, broken)
+            start(pretrain, tmp_path / "cut", config)
+    monkeypatch.setattr(pretrain, "create_model", lambda *_: pytest.fail("it was made again"))
+    cut = start(pretrain, tmp_path / "cut", config)
+    assert not (tmp_path / "cut" / "initial.partial").exists()
+    monkeypatch.setattr(pretrain, "create_model", made_new)
+    assert_equal_runs(cut, start(pretrain, tmp_path / "whole", config))
