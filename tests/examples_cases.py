@@ -17,7 +17,8 @@ from alignkit.runs import Run
 
 
 def main(folder: Path) -> None:
-    rank = Accelerator(cpu=True).process_index
+    accelerator = Accelerator(cpu=True)
+    rank = accelerator.process_index
     options = build(StreamedDataOptions, {"path": str(folder / "texts.jsonl"), "stream": True}, "")
     run = Run.open(folder / "run", "pretrain", Config(), RuntimeOptions(trackers=[]))
 
@@ -29,6 +30,8 @@ def main(folder: Path) -> None:
     except InputError as error:
         (folder / f"told-{rank}").write_text(str(error))
     assert os.environ["WORLD_SIZE"] == "2"
+    accelerator.wait_for_everyone()  # a rank that leaves while another still listens is aborted now and then
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
