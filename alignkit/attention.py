@@ -183,8 +183,7 @@ def trie_attention(
         raise ValueError(f"attention {NAME!r} does not implement {', '.join(sorted(unknown))}")
     if attention_mask is not None or is_causal is False or len(query) != 1:
         raise ValueError(f"attention {NAME!r} takes one causal row, without a mask")
-    value = value.to(query.dtype)
-    key = key.to(query.dtype)
+    key, value = key.to(query.dtype), value.to(query.dtype)
     window = sliding_window if sliding_window and sliding_window < layout.longest[1] else None
     plain = softcap is None and s_aux is None
     half = query.dtype in (torch.float16, torch.bfloat16)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import overload
@@ -15,6 +16,27 @@ from alignkit.trie import TokenSequence, TrieBatch
 
 Example = Sequence[TokenSequence]
 """The sequences of one example (a conversation's turns, a pair, a ranking): they count once in a batch size."""
+
+
+class Indexed(Sequence[Example]):
+    """Examples that are made or read when they are asked for: `at` gives the one of a number."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def at(self, index: int) -> Example:
+        """The example of this number, which is in range."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self.at(n) for n in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.at(index % len(self))
 
 
 class Epochs:

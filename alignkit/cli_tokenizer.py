@@ -126,14 +126,7 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Add tokens to a checkpoint, with embeddings made of those of the pieces that they replace."""
-    if (learn is None) != (add is None):
-        raise typer.BadParameter("--learn SOURCE and --add N go together", param_hint="--learn")
-    about_texts = {"--as": as_, "--split": split, "--texts": texts, "--megabytes": megabytes}
-    idle = [name for name, value in about_texts.items() if value is not None]
-    if idle and learn is None:
-        raise typer.BadParameter(
-            f"{', '.join(idle)}: about the texts of --learn, which is not given", param_hint="extend"
-        )
+    _refuse_half(learn, add, {"--as": as_, "--split": split, "--texts": texts, "--megabytes": megabytes})
     if learn is not None and megabytes is None:
         megabytes = LEARN_MEGABYTES
     if not (tokens or from_ or learn or special or chat_template or pad_to_multiple_of):
@@ -169,6 +162,16 @@ def extend(
         print(f"The texts of {learn} have {before:,} → {after:,} tokens ({after / before - 1:+.1%}).")
         if done.learned < (add or 0):
             print(f"({add:,} were asked for; nothing else stands together twice.)")
+
+
+def _refuse_half(learn: str | None, add: int | None, about_texts: dict[str, Any]) -> None:
+    """Refuse half of what learning tokens takes, and what is about its texts where there are none."""
+    if (learn is None) != (add is None):
+        raise typer.BadParameter("--learn SOURCE and --add N go together", param_hint="--learn")
+    idle = [name for name, value in about_texts.items() if value is not None]
+    if idle and learn is None:
+        said = f"{', '.join(idle)}: about the texts of --learn, which is not given"
+        raise typer.BadParameter(said, param_hint="extend")
 
 
 def _listed(name: str) -> list[str]:

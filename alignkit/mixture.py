@@ -5,9 +5,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import overload
 
-from alignkit.batches import Epochs, Example, total_steps
+from alignkit.batches import Epochs, Example, Indexed, total_steps
 from alignkit.config import InputError
 from alignkit.options.shared import TrainOptions
 
@@ -16,7 +15,7 @@ SOURCE = "source"
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture(Sequence[Example]):
+class Mixture(Indexed):
     """The examples of all sources, one source after the other; in each sequence's columns stands its source."""
 
     names: Sequence[str]
@@ -34,17 +33,9 @@ class Mixture(Sequence[Example]):
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
+    def at(self, index: int) -> Example:
+        """The example, its source in its sequences' columns."""
         ends = list(accumulate(self.sizes))
-        if not -ends[-1] <= index < ends[-1]:
-            raise IndexError(index)
-        index %= ends[-1]
         source = bisect_right(ends, index)
         example = self.parts[source][index - ends[source]]  # counted from the part's end
         return [replace(sequence, columns={**sequence.columns, SOURCE: float(source)}) for sequence in example]

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from alignkit.batches import Example
+from alignkit.batches import Example, Indexed
 from alignkit.trie import TokenSequence
 
 
-class StoredExamples(Sequence[Example]):
+class StoredExamples(Indexed):
     """The examples of one table of a whole file, [N]; each is read when it is asked for."""
 
     def __init__(self, path: Path, table: str, count: int) -> None:
@@ -28,16 +28,9 @@ class StoredExamples(Sequence[Example]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        return _decoded(self._database.execute(self._query, (index % self._count,)).fetchone()[0])
+    def at(self, index: int) -> Example:
+        """The example of this number, read."""
+        return _decoded(self._database.execute(self._query, (index,)).fetchone()[0])
 
 
 class StoreWriter:

@@ -57,20 +57,8 @@ def extend_checkpoint(
     is spelled. Its rows are the mean of the rows of the old tokens that it stands for. Raises InputError.
     """
     tokenizer = load_tokenizer(path, "MODEL")
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"MODEL: the tokenizer of {path!r} is none of the `tokenizers` library: it cannot be extended"
-        )
     old = tokenizer.get_vocab()
-    for token in special:
-        if token in old:
-            raise InputError(f"--special: {token!r} is a token of {path!r} already; leave it out")
-    merges = Merges(tokenizer.backend_tokenizer) if takes_merges(tokenizer.backend_tokenizer) else None
-    if merges is None and (donor is not None or learn is not None):
-        raise InputError(
-            f"MODEL: the tokenizer of {path!r} is no byte-pair encoding, to which alone --from and --learn can add; "
-            "name the tokens with --tokens"
-        )
+    merges = _merges_of(path, tokenizer, special, donor is not None or learn is not None)
     done = Extension(before=len(tokenizer))
     literal = _name_tokens(merges, old, tokens)
     if merges is not None and donor is not None:
@@ -108,6 +96,25 @@ def extend_checkpoint(
         model.save_pretrained(folder)
         (tokenizer.save_pretrained(folder) if format is None else format.save(folder, model))
     return done
+
+
+def _merges_of(path: str, tokenizer: PreTrainedTokenizerBase, special: Sequence[str], needed: bool) -> Merges | None:
+    """The merges of a BPE tokenizer; None for another. Raises InputError where it cannot take what is to be added."""
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"MODEL: the tokenizer of {path!r} is none of the `tokenizers` library: it cannot be extended"
+        )
+    for token in special:
+        if token in tokenizer.get_vocab():
+            raise InputError(f"--special: {token!r} is a token of {path!r} already; leave it out")
+    if takes_merges(tokenizer.backend_tokenizer):
+        return Merges(tokenizer.backend_tokenizer)
+    if needed:
+        raise InputError(
+            f"MODEL: the tokenizer of {path!r} is no byte-pair encoding, to which alone --from and --learn can add; "
+            "name the tokens with --tokens"
+        )
+    return None
 
 
 def _name_tokens(merges: Merges | None, old: dict[str, int], tokens: Sequence[str]) -> list[str]:

@@ -3,15 +3,14 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import overload
 
 import torch
 
-from alignkit.batches import Example
+from alignkit.batches import Example, Indexed
 from alignkit.trie import TokenSequence
 
 
-class Pieces(Sequence[Example]):
+class Pieces(Indexed):
     """Every sequence of the documents as an example of its own, [number of pieces]."""
 
     def __init__(self, documents: Sequence[Example]) -> None:
@@ -22,21 +21,14 @@ class Pieces(Sequence[Example]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def at(self, index: int) -> Example:
+        """One sequence alone."""
         number = bisect_right(self._ends, index)
         document = self._documents[number]
         return [document[index - self._ends[number]]]  # counted from the document's end
 
 
-class Crops(Sequence[Example]):
+class Crops(Indexed):
     """Windows of `length` tokens of all documents one after the other, one for each place where a window can begin.
 
     A window is cut when it is asked for; its first token only conditions. Its column `bytes` is the mean of all
@@ -58,14 +50,7 @@ class Crops(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._stream) - self._length + 1
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def at(self, index: int) -> Example:
+        """The window that begins at this token."""
         ids: list[int] = self._stream[index : index + self._length].tolist()
         return [TokenSequence(ids, [0.0] + [1.0] * (len(ids) - 1), columns=self._columns)]

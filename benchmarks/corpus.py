@@ -26,7 +26,6 @@ from typing import Any
 import psutil
 
 from alignkit.data.stream import entries_of
-from alignkit.data.texts import text_of
 from alignkit.lineage import alignkit_commit, atomic_write, now, replacing
 from alignkit.records import Document
 
@@ -80,7 +79,7 @@ def documents(path: str) -> Iterator[str]:
     for entry in entries_of(path, Document):
         for record in entry.records:
             part: list[str] = []
-            for paragraph in text_of(record).split("\n"):
+            for paragraph in record.text.split("\n"):
                 part.append(paragraph)
                 if sum(map(len, part)) > SIZE:
                     yield "\n".join(part)

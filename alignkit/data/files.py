@@ -22,7 +22,8 @@ BESIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state
 """What `datasets` writes beside its data."""
 REJECTS = ".rejects.jsonl"
 """How the file ends that lists what an import rejected."""
-ACCOUNTS = (REJECTS, ".removed.jsonl", ".report.json")
+REMOVED, REPORT = ".removed.jsonl", ".report.json"
+ACCOUNTS = (REJECTS, REMOVED, REPORT)
 """How files end that tell what became of rows: they are no data."""
 
 

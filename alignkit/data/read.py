@@ -46,7 +46,7 @@ def read(
     records: list[R] = []
     rejected: list[tuple[int, str]] = []
     rows = 0
-    for line, found, fault in read_rows(rows_of(path), as_, format, str(path)):
+    for line, _, found, fault in read_rows(rows_of(path), as_, format, str(path), Ids()):
         rows += 1
         records.extend(found)
         if fault is not None:
@@ -55,21 +55,26 @@ def read(
     return ReadResult(records, rejected, sha256_file(path), rows)
 
 
-def read_rows(rows: Rows, as_: type[R], format: str, name: str) -> Iterator[tuple[int, list[R], str | None]]:
-    """(line, records, None) of every row of a file, or (line, [], fault) where it cannot be used."""
+def read_rows(
+    rows: Rows, as_: type[R], format: str, name: str, ids: Ids | None, option: str = "`data.format`"
+) -> Iterator[tuple[int, Any, list[R], str | None]]:
+    """(line, row, records, None) of every row of a file, or (line, row, [], fault) where it cannot be used.
+
+    With `ids`, an id of which the file has another is a fault. `option` names the format for a row of an unknown form.
+    """
     reader = RowReader(as_, format, f"{name}: ")
-    ids = Ids()
     for line, row in rows:
         found: list[R] = []
         fault = None
         try:
             found = reader.records(row)
-            ids.claim(ids_of(found), name, line)
+            if ids is not None:
+                ids.claim(ids_of(found), name, line)
         except UnknownForm as error:
-            found, fault = [], f"{error}. {known_forms('`data.format`')}"
+            found, fault = [], f"{error}. {known_forms(option)}"
         except ValueError as error:
             found, fault = [], str(error)
-        yield line, found, fault
+        yield line, row, found, fault
 
 
 def check_rows(

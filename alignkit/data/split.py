@@ -3,16 +3,13 @@
 import hashlib
 import math
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import InputError
 from alignkit.records import Demonstration, Document, Messages, Prompt, Record
-
-R = TypeVar("R", bound=Record)
 
 
 def beginning(record: Record) -> str:
@@ -27,13 +24,6 @@ def beginning(record: Record) -> str:
         turns: Messages = record.messages if isinstance(record, Demonstration | Prompt) else dict(record)["prompt"]
         text = next((turn.content for turn in turns if turn.role == "user"), turns[0].content)
     return " ".join(text.casefold().split())
-
-
-def hold_out(records: Sequence[R], share: float, seed: int) -> tuple[list[R], list[R]]:
-    """(train, validation), as `held_out` says of each record."""
-    out = held_out(draws_of(records, seed), share)
-    train = [record for record, held in zip(records, out, strict=True) if not held]
-    return train, [record for record, held in zip(records, out, strict=True) if held]
 
 
 def draws_of(records: Iterable[Record], seed: int) -> NDArray[np.float64]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from alignkit.config import InputError
-from alignkit.data.formats import UnknownForm, known_forms
+from alignkit.data.ids import Ids
 from alignkit.data.layouts import Bad
-from alignkit.data.read import RowReader
+from alignkit.data.read import RowReader, read_rows
 from alignkit.data.sources import Source, sources_of
 from alignkit.data.taking import KINDS
 from alignkit.records import Record
@@ -25,21 +25,17 @@ class Entry(NamedTuple, Generic[R]):
     """Why the row holds none; the row is not used."""
 
 
-def entries_of(path: str, as_: type[R], format: str = "auto", split: str | None = None) -> Iterator[Entry[R]]:
+def entries_of(
+    path: str, as_: type[R], format: str = "auto", split: str | None = None, ids: Ids | None = None
+) -> Iterator[Entry[R]]:
     """Every row of a file, a folder or a hub's data set, in order, with its records of type `as_`.
 
+    With `ids`, an id of which its file has another is a fault.
     Raises InputError for a file that is no data, on reaching the place where it is damaged.
     """
-    reader = RowReader(as_, format)
     for source in sources_of(path, split, None)[0]:
-        reader.form = reader.format
-        for line, row in source.rows:
-            try:
-                yield Entry(source, line, row, reader.records(row), None)
-            except UnknownForm as error:
-                yield Entry(source, line, row, [], f"{error}. {known_forms('`--format`')}")
-            except ValueError as error:
-                yield Entry(source, line, row, [], str(error))
+        for row in read_rows(source.rows, as_, format, source.short, ids, "`--format`"):
+            yield Entry(source, *row)
 
 
 def kind_at(path: str, format: str = "auto", split: str | None = None) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from alignkit.config import InputError
 from alignkit.data.files import files_of, rows_of
+from alignkit.data.ids import Ids
 from alignkit.data.layouts import Rows
 from alignkit.data.read import check_rows, read_rows
 from alignkit.data.sources import hub_revision, hub_rows
@@ -38,7 +39,8 @@ class Stream(Generic[R]):
         for file in self.files:
             rejected: list[tuple[int, str]] = []
             rows = records = faults = 0
-            for line, found, fault in read_rows(self._rows(file), self.as_, self.place.format, file["path"]):
+            read = read_rows(self._rows(file), self.as_, self.place.format, file["path"], Ids())
+            for line, _, found, fault in read:
                 rows += 1
                 records += len(found)
                 if fault is not None:

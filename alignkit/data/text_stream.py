@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from alignkit.config import InputError
-from alignkit.data.importing import KINDS, Tell
 from alignkit.data.stream import entries_of, kind_at
+from alignkit.data.taking import KINDS, Tell
 from alignkit.data.texts import texts_of
 
 

@@ -1,11 +1,11 @@
 """The texts inside a record: listed, and replaced one by one. Does not know what is done to them."""
 
+import json
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from alignkit.records import Record
 
-R = TypeVar("R", bound=Record)
 NAMES = frozenset({"id", "role", "name", "tool_call_id", "source", "tools", "weight", "label", "ranks", "margins"})
 """Fields of a record or a turn that name or number things: no text of theirs is ever changed."""
 FREE = frozenset({"columns", "arguments"})
@@ -22,17 +22,15 @@ def texts_in(row: dict[str, Any], columns: bool = False) -> list[str]:
     return list(_strings({name: value for name, value in row.items() if columns or name != "columns"}, NAMES))
 
 
-def text_of(record: Record) -> str:
-    """All of them as one text, an empty line between."""
-    return "\n\n".join(text for text in texts_of(record) if text)
+def joined(row: dict[str, Any]) -> str:
+    """All texts of a record's mapping as one, an empty line between."""
+    return "\n\n".join(text for text in texts_in(row) if text)
 
 
-def map_texts(record: R, change: Callable[[str], str]) -> R:
-    """The record with every text replaced, the columns' too.
-
-    Raises pydantic's ValidationError where what is left is no such record, as an empty prompt is not.
-    """
-    return type(record).model_validate(mapped(record.model_dump(), change))
+def whole(row: dict[str, Any]) -> str:
+    """All that a record says, its labels, ranks and tools too, but not its id, source and columns."""
+    said = {name: value for name, value in row.items() if name not in ("id", "source", "columns")}
+    return json.dumps(said, sort_keys=True, ensure_ascii=False)
 
 
 def _strings(value: Any, names: frozenset[str]) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """A conversation never lies on both sides of a split, whose sizes are those asked for."""
 
+from itertools import compress
+
 import pytest
 
 from alignkit.config import InputError
-from alignkit.data.split import beginning, cut_document, hold_out
+from alignkit.data.split import beginning, cut_document, draws_of, held_out
 from alignkit.records import Comparison, Demonstration, Document, Message, Prompt
 
 
@@ -13,6 +15,11 @@ def ask(text: str, *more: str, system: str | None = None) -> Prompt:
 
 
 PROMPTS = [ask(f"question {i}") for i in range(2000)]
+
+
+def hold_out(records: list[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    out = held_out(draws_of(records, seed), share)
+    return [r for r, held in zip(records, out, strict=True) if not held], list(compress(records, out))
 
 
 def test_one_beginning_stays_on_one_side() -> None:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from alignkit.data.checking.finding import Sample, ends
 from alignkit.data.ids import Ids
-from alignkit.data.read import ids_of
 from alignkit.data.stream import entries_of
 from alignkit.records import (
     Comparison,
@@ -75,15 +74,11 @@ class Taken(NamedTuple):
 
 def taken_of(path: str, as_: type[Record], format: str, split: str | None) -> Iterator[Taken]:
     """Every row of a source, as a stage takes it: an id may stand once in a file."""
-    ids, number = Ids(), 0
-    for source, line, _, records, fault in entries_of(path, as_, format, split):
+    number = 0
+    for source, line, _, records, fault in entries_of(path, as_, format, split, Ids()):
         place = f"{source.name}:{line}"
         if fault is None and not records:
             fault = f"holds no {as_.__name__}"
-        try:
-            ids.claim(ids_of(records), source.short, line)
-        except ValueError as error:
-            fault = str(error)
         found = [] if fault else [item_of(number + more, place, record) for more, record in enumerate(records)]
         number += len(found)
         yield Taken(source.name, place, found, fault)

@@ -8,10 +8,8 @@ import numpy as np
 from alignkit.data.checking.finding import MOST_SAMPLES, Finding, fine, of
 from alignkit.data.checking.items import Item, fingerprint, plain
 from alignkit.data.checking.mending import DUPLICATES, SHARED_PROMPTS
+from alignkit.data.texts import whole
 from alignkit.records import Document, Prompt
-
-ASIDE = {"id", "source", "columns"}
-"""Fields in which records that are alike may differ."""
 
 
 class Repeats:
@@ -24,7 +22,7 @@ class Repeats:
     def add(self, item: Item) -> None:
         record = item.record
         self._kind = type(record).__name__
-        self._whole.append(fingerprint(repr(record.model_dump(exclude=ASIDE))))
+        self._whole.append(fingerprint(whole(record.model_dump())))
         if not isinstance(record, Document):
             self._prompts.append(fingerprint(plain(item.prompt)))
 

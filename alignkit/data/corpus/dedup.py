@@ -1,11 +1,11 @@
 """`alignkit data dedup`: overlap with other data, equal records, near duplicates. Does not know how it is run."""
 
-import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datatrove.data import Document
+from datatrove.data import Document as Row
 from datatrove.pipeline.decont import NGramsDecontConfig, NGramsDecontFilter
 from datatrove.pipeline.dedup import (
     MinhashDedupBuckets,
@@ -25,19 +25,21 @@ from datatrove.utils.hashing import create_hash_func
 from datatrove.utils.text import TextNormConfig, ngrams, simplify_text
 
 from alignkit.config import InputError
+from alignkit.data.checking.items import fingerprint
 from alignkit.data.corpus.execute import Stage
 from alignkit.data.corpus.gather import Outcome
 from alignkit.data.corpus.jobs import Ending, run_job
-from alignkit.data.corpus.rows import Compared, ShardReader, joined, shard_writer, whole
+from alignkit.data.corpus.rows import Compared, ShardReader, shard_writer
 from alignkit.data.corpus.shards import Shards
 from alignkit.data.corpus.steps import Judge, Part
 from alignkit.data.corpus.words import SpacedWords
+from alignkit.data.formats import convert
 from alignkit.data.split import beginning
 from alignkit.data.stream import entries_of, kind_at
 from alignkit.data.taking import KINDS, Tell
-from alignkit.data.texts import texts_of
+from alignkit.data.texts import joined, texts_of, whole
 from alignkit.options.corpus import DedupOptions, MinhashOptions
-from alignkit.records import Record
+from alignkit.records import Document, Prompt, Record
 
 
 def dedup(source: str, out: Path, as_: str | None, format: str, options: DedupOptions, tell: Tell) -> Outcome | None:
@@ -59,18 +61,12 @@ def dedup(source: str, out: Path, as_: str | None, format: str, options: DedupOp
         if options.against:
             stages += _overlap(shards, folder / "overlap", options)
             rows, removed = folder / "overlap/kept", [*removed, folder / "overlap/removed"]
-
+        prompt = partial(prompt_of, KINDS[shards.as_]) if options.by == "prompt" else None
         if options.exact:
-            stages += _exact(prompt_of if options.by == "prompt" else whole, rows, folder / "exact", shards.count)
+            stages += _exact(prompt or whole, rows, folder / "exact", shards.count)
             rows, removed = folder / "exact/kept", [*removed, folder / "exact/removed"]
         if options.minhash:
-            stages += _minhash(
-                prompt_of if options.by == "prompt" else joined,
-                rows,
-                folder / "minhash",
-                shards.count,
-                options.minhash,
-            )
+            stages += _minhash(prompt or joined, rows, folder / "minhash", shards.count, options.minhash)
             rows, removed = folder / "minhash/kept", [*removed, folder / "minhash/removed"]
         return stages, Ending({"kept": rows}, removed)
 
@@ -78,14 +74,9 @@ def dedup(source: str, out: Path, as_: str | None, format: str, options: DedupOp
     return run_job("dedup", source, {"kept": out}, as_, format, options, work, plan, tell, most, beside)
 
 
-def prompt_of(record: dict[str, Any]) -> str:
+def prompt_of(as_: type[Record], row: dict[str, Any]) -> str:
     """The texts before a record's last answers; a document's whole text."""
-    if "messages" in record:
-        turns = record["messages"]
-        while turns and turns[-1]["role"] == "assistant":
-            turns = turns[:-1]
-        return joined({"messages": turns})
-    return joined({"prompt": record["prompt"]} if "prompt" in record else record)
+    return joined(row if as_ is Document else convert(as_.model_validate(row), Prompt).model_dump())
 
 
 # ------------------------------------------------------------------------------------------- overlap with other data
@@ -138,7 +129,7 @@ def _write_index(folder: Path, against: list[str], config: NGramsDecontConfig) -
 
 
 def _hash(record: Record) -> int:
-    return int.from_bytes(hashlib.sha256(beginning(record).encode()).digest()[:8], "little")
+    return fingerprint(beginning(record))
 
 
 class _SamePrompt(BaseFilter):
@@ -151,7 +142,7 @@ class _SamePrompt(BaseFilter):
         self.index, self.as_ = index, as_
         self.prompts: dict[int, str] | None = None
 
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+    def filter(self, doc: Row) -> bool | tuple[bool, str]:
         """(False, the set) where one of it begins alike."""
         if self.prompts is None:
             names = (self.index / "names").read_text(encoding="utf-8").split("\n")
@@ -164,7 +155,7 @@ class _SamePrompt(BaseFilter):
 class _Overlap(NGramsDecontFilter):
     """datatrove's filter, which also says where and what it found."""
 
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+    def filter(self, doc: Row) -> bool | tuple[bool, str]:
         """(False, the set) where the document shares a run of words with it."""
         if super().filter(doc) is True:
             return True
@@ -176,11 +167,11 @@ class _Overlap(NGramsDecontFilter):
 # -------------------------------------------------------------------------------------------------------- duplicates
 
 
-def _text(document: Document) -> str:
+def _text(document: Row) -> str:
     return document.text
 
 
-def _priority(document: Document) -> int:
+def _priority(document: Row) -> int:
     """The first of equals stays: of the earliest shard, and there the first row."""
     return max(1, 65535 - document.metadata["shard"])
 

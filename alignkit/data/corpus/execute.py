@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -15,11 +15,9 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.utils.logging import logger
 
 from alignkit.config import InputError
+from alignkit.data.taking import Tell
 from alignkit.options.corpus import WorkOptions
 from alignkit.processes import end_with
-
-Tell = Callable[[str, int], None]
-"""(stage, shards that are done)."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from datatrove.pipeline.base import PipelineStep
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from alignkit.config import InputError
 from alignkit.data.corpus.rows import rows_in
 from alignkit.data.corpus.shards import Shards
-from alignkit.data.files import REJECTS
+from alignkit.data.files import REJECTS, REMOVED, REPORT
 from alignkit.data.texts import texts_in
 from alignkit.lineage import atomic_write, replacing
 
@@ -97,36 +97,14 @@ class Gather(PipelineStep):
                 f"{removed:,} of {total:,} records would be removed, more than most_removed: "
                 f"{self.most_removed:g} allows; {worst.records:,} by {worst.step} ({worst.reason}). Nothing is written"
             )
-        changed: Counter[str] = Counter()
-        masked: Counter[str] = Counter()
-        kept: dict[str, int] = {}
         beside = accounts_of(next(iter(self.parts.values())))
         key = self.shards.folder.parent / "key.json"
         with ExitStack() as stack:
-            for name, path in self.parts.items():
-                out = stack.enter_context(replacing(path))
-                kept[name] = 0
-                for _, row in rows_in(self.folders[name]):
-                    out.write(row["record"] + "\n")
-                    kept[name] += 1
-                    changed.update(set(row["changed"]))
-                    masked.update(row["masked"])
-                    if row.get("group") in groups:
-                        for sample in groups.pop(row["group"]):
-                            sample["like"] = _excerpt(row)
+            kept, changed, masked = self._write_parts(stack, groups)
             if sum(kept.values()) + removed != total:
                 raise RuntimeError(f"{total} records came in, {sum(kept.values())} were kept and {removed} removed")
             if removed:
-                file = stack.enter_context(replacing(beside["removed"]))
-                for row in self._removed_rows():
-                    reasons = [{"step": step, "reason": reason, "found": found} for step, reason, found in row["tags"]]
-                    held = {
-                        "file": row["file"],
-                        "line": row["line"],
-                        "tags": reasons,
-                        "record": json.loads(row["record"]),
-                    }
-                    file.write(json.dumps(held, ensure_ascii=False) + "\n")
+                self._write_removed(stack.enter_context(replacing(beside["removed"])))
             if self.shards.rejected:
                 rejects = stack.enter_context(replacing(beside["rejects"]))
                 with (self.shards.folder.parent / "rejects.jsonl").open(encoding="utf-8") as listed:
@@ -156,6 +134,30 @@ class Gather(PipelineStep):
         key.unlink()  # the job is done: what is left of it is never taken up
         yield from ()
 
+    def _write_parts(
+        self, stack: ExitStack, groups: dict[int, list[dict[str, Any]]]
+    ) -> tuple[dict[str, int], Counter[str], Counter[str]]:
+        """The kept rows as files; how many each holds, and what was changed and masked in them."""
+        kept: dict[str, int] = {}
+        changed, masked = Counter[str](), Counter[str]()
+        for name, path in self.parts.items():
+            out = stack.enter_context(replacing(path))
+            kept[name] = 0
+            for _, row in rows_in(self.folders[name]):
+                out.write(row["record"] + "\n")
+                kept[name] += 1
+                changed.update(set(row["changed"]))
+                masked.update(row["masked"])
+                for sample in groups.pop(row.get("group"), ()):
+                    sample["like"] = _excerpt(row)
+        return kept, changed, masked
+
+    def _write_removed(self, file: TextIO) -> None:
+        for row in self._removed_rows():
+            reasons = [{"step": step, "reason": reason, "found": found} for step, reason, found in row["tags"]]
+            held = {name: row[name] for name in ("file", "line")} | {"tags": reasons}
+            file.write(json.dumps({**held, "record": json.loads(row["record"])}, ensure_ascii=False) + "\n")
+
     def _removed_rows(self) -> Iterator[dict[str, Any]]:
         for folder in self.removed:
             yield from (row for _, row in rows_in(folder))
@@ -181,7 +183,7 @@ class Gather(PipelineStep):
 def accounts_of(out: Path) -> dict[str, Path]:
     """The files that a job leaves beside `out`: what was removed, the rejected rows, the report."""
     name = out.name.removesuffix(".jsonl")
-    endings = {"removed": ".removed.jsonl", "rejects": REJECTS, "report": ".report.json"}
+    endings = {"removed": REMOVED, "rejects": REJECTS, "report": REPORT}
     return {account: out.with_name(name + ending) for account, ending in endings.items()}
 
 

@@ -10,7 +10,7 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from alignkit.data.texts import texts_in
+from alignkit.data.texts import joined
 
 Compared = Callable[[dict[str, Any]], str]
 """What of a record is compared."""
@@ -21,17 +21,6 @@ Tag = tuple[str, str, str]
 def row_of(number: int, file: str, line: int, record: str) -> dict[str, Any]:
     """A shard's row: the record's own line, which stays as it is unless a step changes it, and where it stood."""
     return {"number": number, "file": file, "line": line, "record": record, "changed": [], "masked": {}, "tags": []}
-
-
-def whole(record: dict[str, Any]) -> str:
-    """All that a record says, its labels, ranks and tools too, but not its id, source and columns."""
-    said = {name: value for name, value in record.items() if name not in ("id", "source", "columns")}
-    return json.dumps(said, sort_keys=True, ensure_ascii=False)
-
-
-def joined(record: dict[str, Any]) -> str:
-    """All texts of a record as one."""
-    return "\n\n".join(text for text in texts_in(record) if text)
 
 
 class ShardReader(JsonlReader):

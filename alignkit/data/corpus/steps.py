@@ -12,9 +12,9 @@ from datatrove.pipeline.extractors.base import ExtractorSandbox
 from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from pydantic import ValidationError
 
-from alignkit.data.corpus.rows import joined, shard_writer
+from alignkit.data.corpus.rows import shard_writer
 from alignkit.data.personal import find_personal, mask_personal
-from alignkit.data.texts import mapped, texts_in
+from alignkit.data.texts import joined, mapped, texts_in
 from alignkit.data.turns import first_fault
 from alignkit.records import Record
 

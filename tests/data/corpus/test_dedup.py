@@ -9,6 +9,7 @@ import pytest
 
 from alignkit.config import InputError, build
 from alignkit.options.corpus import DedupOptions
+from alignkit.records import Comparison, Demonstration, Document
 
 pytest.importorskip("datatrove", reason="the extra `data` is not installed")
 from alignkit.data.corpus.dedup import dedup, prompt_of
@@ -93,8 +94,9 @@ def test_a_prompt_stays_once_where_prompts_are_compared(tmp_path: Path) -> None:
     _, kept, _ = deduped(tmp_path, rows, by="prompt")
     assert [row["messages"][-1]["content"] for row in kept] == ["a", "a"]
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert prompt_of({"messages": turns}) == prompt_of({"prompt": turns[:1], "responses": [turns[1:]]}) == "q"
-    assert prompt_of({"text": "t"}) == "t"
+    ranked = {"prompt": turns[:1], "responses": [turns[1:], turns[1:]], "ranks": [1, 2]}
+    assert prompt_of(Demonstration, {"messages": turns}) == prompt_of(Comparison, ranked) == "q"
+    assert prompt_of(Document, {"text": "t"}) == "t"
 
 
 def test_runs_of_words_and_prompts_of_other_data_are_kept_out(tmp_path: Path) -> None:
