@@ -356,7 +356,7 @@ def test_a_full_disk_is_one_error_and_what_stood_there_stays(
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's peak memory from /proc")
-@pytest.mark.parametrize("name", ["big.jsonl", "big.jsonl.gz", "big.arrow", "big.parquet"])
+@pytest.mark.parametrize("name", ["big.jsonl", "big.jsonl.gz", "big.json", "big.arrow", "big.parquet"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     """40 MB of rows take no more than 20 MB over what 4 MB take; a table is read by its groups, here of 1 MB."""
     script = """if True:
@@ -379,7 +379,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
         elif name.endswith(".parquet"):
             pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=100)
         else:
-            data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            lines = (json.dumps(row) + "\n" for row in rows)
+            data = (f"[{','.join(lines)}]" if name == "big.json" else "".join(lines)).encode()
             path.write_bytes(gzip.compress(data, 1) if name.endswith(".gz") else data)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", script, str(path)]
