@@ -328,17 +328,20 @@ def test_a_killed_import_leaves_nothing_to_be_taken_for_whole(
     process = start(*words)
     with (tmp_path / "a.jsonl").open("wb", buffering=0) as pipe:
         pipe.write((json.dumps(GOOD).encode() + b"\n") * 1000)
-        while not any(path.stat().st_size for path in (tmp_path / "out").glob(".made.jsonl.*")):
+        while not any(path.stat().st_size for path in (tmp_path / "out").glob(".made.jsonl.*.work/records.jsonl")):
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
+        second = start(*words)
+        _, said = second.communicate()
+        assert second.returncode == 2 and "out/made.jsonl: another process is at work on it; wait for its end" in said
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {f".made.jsonl.{process.pid}", f".made.rejects.jsonl.{process.pid}"}
+    assert all(path.name.startswith(".") for path in (tmp_path / "out").iterdir())
     (tmp_path / "a.jsonl").unlink()
     write(tmp_path / "a.jsonl", GOOD, GOOD)
     again = start(*words)
-    assert again.wait() == 0
+    _, said = again.communicate()
+    assert again.returncode == 0 and "had other data or options; this one begins anew" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["made.jsonl"]
     assert len(read(tmp_path / "out/made.jsonl", Demonstration).records) == 2
 
