@@ -70,9 +70,7 @@ def import_data(
                 if not total.records:
                     rows = f"none of its {total.rows:,} rows can be imported as {as_}. {taker.first}"
                     raise InputError(f"{source}: {rows if total.rows else 'holds no row'}")
-                if not total.rejected:
-                    rejects.unlink(missing_ok=True)  # of an earlier import
-                partial.finish(out, rejects if total.rejected else None)
+                partial.finish(out, rejects)
         except BaseException as error:
             if not (folder / STATE).exists() or (here and isinstance(error, InputError)):
                 shutil.rmtree(folder)

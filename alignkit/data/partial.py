@@ -43,11 +43,14 @@ class Partial:
         atomic_write(self._state, json.dumps({"sizes": sizes, "state": state}))
         self._last = time.monotonic()
 
-    def finish(self, records: Path, rejects: Path | None) -> None:
-        """Give the files their names once all is on the disk itself; without one, rejects are left where they are."""
+    def finish(self, records: Path, rejects: Path) -> None:
+        """Give the files their names once all is on the disk itself; without a rejected row there is no second one."""
         self._sync()
-        if rejects is not None:
-            Path(self.rejects.name).replace(rejects)
+        listed = Path(self.rejects.name)
+        if listed.stat().st_size:
+            listed.replace(rejects)
+        else:
+            rejects.unlink(missing_ok=True)  # of an earlier import
         Path(self.records.name).replace(records)
 
     def _sync(self) -> None:

@@ -51,20 +51,18 @@ def work_folder(out: Path, decides: Any) -> Iterator[Path]:
                 atomic_write(folder / "key.json", json.dumps(key))
             yield folder
         finally:
-            Path(lock.name).unlink()
+            Path(lock.name).unlink(missing_ok=True)
 
 
 def _lock(lock: TextIO, out: Path) -> None:
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked processes would go on holding
-        own = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
-    except FileNotFoundError:
-        own = False
+        held = not os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+    except FileNotFoundError:  # one that ends just now has deleted it
+        held = True
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        own = False
-    if not own:  # held, or deleted by one that ends just now
+        held = error.errno in (errno.EAGAIN, errno.EACCES)  # else the file system has no locks
+    if held:
         raise InputError(f"{out}: another process is at work on it; wait for its end")
 
 
