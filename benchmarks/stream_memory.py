@@ -3,7 +3,7 @@
     python benchmarks/stream_memory.py 1000 100000 1000000 [--in-memory | --tokenized]
 
 Each size runs in a process of its own: a file of short texts is read, split, tokenized to the disk by a character
-tokenizer, and a small model takes 20 steps of 64 rows of one order over all of them and validates twice on 0.1 %.
+tokenizer, and a small model takes 20 steps of 64 rows of one order over all of them and validates twice on 500.
 With --tokenized, no file is read: texts that are made up are split, and one row's tokens are written as often; what
 follows is the same.
 """
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.split import draws_of, held_out
+from alignkit.data.split import Draws, held_out
 from alignkit.examples import Examples, read_examples
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.shared import RuntimeOptions
@@ -28,6 +28,7 @@ from alignkit.store import StoreWriter, read_store
 from alignkit.trie import TokenSequence
 
 STEPS = 20
+VALIDATION = 500
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -52,7 +53,7 @@ def train(folder: Path, rows: int, how: str) -> None:
     path = folder / ("few.jsonl" if how == "tokenized" else "rows.jsonl")
     options = {
         "model": {"path": str(folder / "model")},
-        "data": {"path": str(path), "stream": how == "stream", "validation": 0.001, "max_length": 64},
+        "data": {"path": str(path), "stream": how == "stream", "validation": VALIDATION, "max_length": 64},
         "train": {"batch_size": 64, "steps": STEPS, "evaluate_every": STEPS},
     }
     config, runtime = PretrainConfig.model_validate(options), RuntimeOptions(trackers=[], device="cpu")
@@ -62,7 +63,7 @@ def train(folder: Path, rows: int, how: str) -> None:
 def tokenized(place: Path, rows: int) -> Examples[Any]:
     """As many examples of the same 10 tokens, on the disk."""
     row = [TokenSequence([5] * 10, [0.0] + [1.0] * 9, columns={"bytes": 10.0})]
-    out = held_out(draws_of((Document(text=f"row {n}") for n in range(rows)), 0), 0.001)
+    out = held_out([Draws((Document(text=f"row {n}") for n in range(rows)), 0)], VALIDATION)
     writer = StoreWriter(place, "rows", ["train", "validation"])
     for start in range(0, rows, 10_000):
         held = int(out[start : start + 10_000].sum())

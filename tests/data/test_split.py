@@ -5,7 +5,7 @@ from itertools import compress
 import pytest
 
 from alignkit.config import InputError
-from alignkit.data.split import beginning, cut_document, draws_of, held_out
+from alignkit.data.split import Draws, beginning, cut_document, held_out
 from alignkit.records import Comparison, Demonstration, Document, Message, Prompt
 
 
@@ -18,7 +18,7 @@ PROMPTS = [ask(f"question {i}") for i in range(2000)]
 
 
 def hold_out(records: list[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    out = held_out(draws_of(records, seed), share)
+    out = held_out([Draws(records, seed)], share)
     return [r for r, held in zip(records, out, strict=True) if not held], list(compress(records, out))
 
 
