@@ -137,7 +137,7 @@ def seed_of(*parts: object) -> int:
 
 
 CHUNK = 1_024
-"""Examples that a validation has in memory at once."""
+"""Examples that a validation, or the pass that computes a reference, has in memory at once."""
 
 
 class Chunks(Sequence[list[TrieBatch]]):
