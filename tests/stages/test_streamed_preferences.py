@@ -51,12 +51,12 @@ def config(folder: Path, stream: bool, mixed: bool = False, **changes: Any) -> D
 def test_a_stream_trains_as_memory_does_and_resumes_to_the_last_bit(
     setting: str, folder: Path, tmp_path: Path
 ) -> None:
-    in_memory = start(dpo, tmp_path / "memory", config(folder, False, **SETTINGS[setting]))
+    held = start(dpo, tmp_path / "memory", config(folder, False, **SETTINGS[setting]))
     streamed = config(folder, True, **SETTINGS[setting])
     run = interrupted(dpo, tmp_path / "cut", streamed, 3)
-    assert_equal_runs(run, in_memory)
-    assert run.record.data == in_memory.record.data
-    left = [file.name for kept in (run, in_memory) for file in kept.directory.glob("*.sqlite*")]
+    assert_equal_runs(run, held)
+    assert run.record.data == held.record.data
+    left = [file.name for kept in (run, held) for file in kept.directory.glob("*.sqlite*")]
     assert not left, "what was kept for the training is removed after it"
 
 
