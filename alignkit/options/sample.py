@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import AnsweringConfig
@@ -29,6 +30,9 @@ class SampleConfig(AnsweringConfig):
     """best: how many different answers of a prompt are kept."""
     minimum: float | None = None
     """best: answers of a lower score are left out (rejection sampling); feedback: answers of a lower score are bad."""
+    environment: EnvironmentOptions | None = None
+    """What answers the policy between its turns, as `ppo.environment`; what is written is the whole conversation.
+    max_new_tokens then are those of all its turns. null: an answer is one turn."""
     min_new_tokens: int = Field(default=0, ge=0)
     """No end token before this many."""
 
@@ -52,6 +56,8 @@ class SampleConfig(AnsweringConfig):
             raise ValueError(f"top {self.top} exceeds samples {self.samples}")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(f"temperature: 0 is greedy, and all {self.samples} samples would be equal; raise it")
+        ends = "with an environment, which answers the template's own end of turn"
+        self.only_with(self.environment is None, ends, "min_new_tokens")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
         return self

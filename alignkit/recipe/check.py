@@ -12,8 +12,8 @@ from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError
 from alignkit.data.load import load_data, places_of
 from alignkit.data.streamed import open_stream
-from alignkit.environment.episodes import Episodes
-from alignkit.environment.seam import announced, build_environment
+from alignkit.environment.episodes import open_episodes
+from alignkit.environment.seam import announced
 from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
@@ -153,11 +153,11 @@ def _check_prompts(
     if isinstance(config, CritiqueConfig):
         guidelines, examples = read_guidelines(config.guidelines), read_examples(config.guidelines)
         more = turns_between(formats[0], guidelines, config.max_new_tokens, examples) if formats else 0
-    if isinstance(config, PpoConfig) and config.environment is not None:
+    elif config.environment is not None:
         told, allow_code = config.environment, step.stage.runtime.allow_code
         prompts, more = announced(prompts, told, allow_code), told.max_tokens
         for format in formats:
-            Episodes(format, build_environment(told, allow_code), told)
+            open_episodes(told, format, allow_code)
     kept = fitting(prompts, formats, config, budget, more) if formats else prompts
     for source in _rewards(config):
         for leaf in source.leaves():

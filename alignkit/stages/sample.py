@@ -11,7 +11,8 @@ from typing import Any
 
 from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
-from alignkit.generate import rollout
+from alignkit.environment.episodes import answered, open_episodes
+from alignkit.generate import Draws
 from alignkit.judging import build_comparison
 from alignkit.marks import read_text
 from alignkit.models import load_policy
@@ -19,10 +20,19 @@ from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.prepare import open_setting
 from alignkit.prompts import load_prompts
-from alignkit.records import Completion, Feedback, Message, Prompt
+from alignkit.records import Completion, Feedback, Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from alignkit.selection import Candidate, Selection, best_of_n_kl_bound, dropped_counts, select
+from alignkit.selection import (
+    Candidate,
+    Selection,
+    best_of_n_kl_bound,
+    candidate_of,
+    dropped_counts,
+    mean_counts,
+    row_of,
+    select,
+)
 from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged
 from reward_models.judge import Compare
 from reward_models.scores import Reward, checked
@@ -39,38 +49,45 @@ def run(
     recipe's reward and judge, for library use."""
     setting = open_setting(config.model, runtime)
     accelerator, format, budget = setting.accelerator, setting.format, runtime.token_budget
-    prompts, skipped = load_prompts(config, format, run, budget)
+    episodes = open_episodes(config.environment, format, runtime.allow_code)
+    prompts, skipped = load_prompts(config, format, run, runtime)
     held = {"device": accelerator.device, "precision": setting.precision}
     policy = load_policy(config.model, trainable=False, format=format, **held).eval()
     rate = _rating(config, reward, compare, held | {"token_budget": budget}, runtime.allow_code)
 
     def make(numbers: list[int], part: list[Prompt]) -> list[Row]:
+        draws = Draws(
+            seed=config.seed,
+            update=0,
+            samples=config.samples,
+            max_new_tokens=config.max_new_tokens,
+            min_new_tokens=config.min_new_tokens,
+            temperature=config.temperature,
+            token_budget=budget,
+            numbers=numbers,
+        )
         with accelerator.autocast():
-            completions = rollout(
-                policy,
-                format,
-                part,
-                seed=config.seed,
-                update=0,
-                samples=config.samples,
-                max_new_tokens=config.max_new_tokens,
-                min_new_tokens=config.min_new_tokens,
-                temperature=config.temperature,
-                token_budget=budget,
-                numbers=numbers,
-            )
+            completions = answered(policy, format, part, draws, episodes)
         return rate(part, completions)
+
+    def measure(rows: list[Row]) -> dict[str, float]:
+        found = _measure(rows) if judge is None else measure_judged(rows)
+        return found if config.environment is None else found | mean_counts(rows)
 
     key, judge = config.model_dump(mode="json"), config.judge
     if judge is None:
-        worked = in_chunks(prompts, make, _measure, run, accelerator, key)
-        candidates = [[_candidate(answer) for answer in _with_score(row)] for row in worked.rows]
+        worked = in_chunks(prompts, make, measure, run, accelerator, key)
+        candidates = [
+            [candidate_of(one, one["score"], one["parts"]) for one in _with_score(row)] for row in worked.rows
+        ]
         chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
         metrics = summary(candidates, chosen, skipped, config)
     else:
-        worked = in_chunks(prompts, make, measure_judged, run, accelerator, [key, read_text(str(judge.guidelines))])
+        worked = in_chunks(prompts, make, measure, run, accelerator, [key, read_text(str(judge.guidelines))])
         chosen = [select_judged(prompt, row, config) for prompt, row in zip(prompts, worked.rows, strict=True)]
         metrics = summary_judged(worked.rows, chosen, skipped)
+    if config.environment is not None:
+        metrics |= mean_counts(worked.rows)
     if not metrics["records"]:
         dropped = {name.removeprefix("dropped/"): n for name, n in metrics.items() if name.startswith("dropped/")}
         raise InputError(
@@ -114,12 +131,10 @@ def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row
     checked([0.0 if total is None else total for total in given.total], completions, name)
     steps = given.steps or [()] * len(completions)
     return [
-        {
-            "response": completion.response.model_dump(mode="json", exclude_none=True),
+        row_of(completion)
+        | {
             "score": None if total is None else total + sum(value for _, value in inside),
             "parts": {part: values[n] for part, values in given.parts.items()},
-            "finished": completion.finished,
-            "tokens": len(completion.ids),
         }
         for n, (completion, total, inside) in enumerate(zip(completions, given.total, steps, strict=True))
     ]
@@ -127,11 +142,6 @@ def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row
 
 def _with_score(row: Row) -> list[Row]:
     return [answer for answer in row["answers"] if answer["score"] is not None]
-
-
-def _candidate(answer: Row) -> Candidate:
-    response = Message.model_validate(answer["response"])
-    return Candidate(response, answer["score"], answer["finished"], answer["parts"])
 
 
 def _measure(rows: Sequence[Row]) -> dict[str, float]:

@@ -6,13 +6,8 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
+from environment_cases import checkpoint
 from ppo_cases import metrics, start
-from tokenizers import AddedToken, Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignkit.config import build
 from alignkit.likelihood import likelihood_objective
@@ -23,27 +18,7 @@ from alignkit.options.shared import ModelOptions, RuntimeOptions, TrainOptions
 from alignkit.prepare import load_format
 from alignkit.records import Message, ToolCall
 
-OPEN, CLOSE = '<tool_call>{"name": "calculator", "arguments": {"expression": "', '"}}</tool_call>'
 CALLS = 0.4
-
-
-def checkpoint(folder: Path) -> None:
-    """A random Llama over numbers, role names, and the two halves of a call, a token each."""
-    words = ["?", "user", "assistant", "tool", "\n", "*", *map(str, range(82)), "<|im_start|>", "<|im_end|>"]
-    inner = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="?"))
-    inner.pre_tokenizer = Split(Regex(r"[a-z]+|[0-9]+|[\s\S]"), "isolated")
-    inner.decoder = Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", unk_token="?", additional_special_tokens=["<|im_start|>"]
-    )
-    tokenizer.add_tokens([AddedToken(OPEN, normalized=False), AddedToken(CLOSE, normalized=False)])
-    settings = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def conversation(random: Random) -> list[Message]:
