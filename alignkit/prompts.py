@@ -68,6 +68,10 @@ def load_prompts(
     if isinstance(config, SampleConfig) and config.environment is not None:
         given, more = announced(given, config.environment, runtime.allow_code), config.environment.max_tokens
     prompts = fitting(given, [format], config, runtime.token_budget, more)
+    return unique(prompts), len(given) - len(prompts)
+
+
+def unique(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts without the ids that several of them have."""
     ids = Counter(prompt.id for prompt in prompts)
-    unique = [prompt if ids[prompt.id] == 1 else prompt.model_copy(update={"id": None}) for prompt in prompts]
-    return unique, len(given) - len(prompts)
+    return [prompt if ids[prompt.id] == 1 else prompt.model_copy(update={"id": None}) for prompt in prompts]

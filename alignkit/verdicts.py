@@ -86,8 +86,10 @@ def measure_judged(rows: Sequence[Row]) -> dict[str, float]:
     counts = pair_counts(rows)
     pairs = counts.pop("pairs")
     shares = {name.removeprefix("pairs/"): n / pairs for name, n in counts.items()} if pairs else {}
+    tokens = [answer["tokens"] for answer in answers]
+    drawn = {"tokens": fmean(tokens)} if any(tokens) else {}
     return shares | {
-        "tokens": fmean(answer["tokens"] for answer in answers),
+        **drawn,
         "unfinished": fmean(not answer["finished"] for answer in answers),
     }
 

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import AnsweringConfig
+from alignkit.options.shared import AnsweringConfig, ModelOptions
+
+GIVEN = "without a model, where the data's own responses are compared"
 
 
 class SampleConfig(AnsweringConfig):
@@ -15,6 +17,9 @@ class SampleConfig(AnsweringConfig):
     best of n (RAFT, Dong et al. 2023; STaR where the reward is a rule), rankings, pairs, or labelled answers. With
     `judge`, comparisons labelled by a language model (RLAIF, Lee et al. 2023; constitutional AI, Bai et al. 2022)."""
 
+    model: ModelOptions | None = None
+    """The policy that draws the answers. Left out, with `judge`: nothing is drawn, and the data's own responses are
+    compared: comparisons in any format, their ranks replaced, or rows of `prompt` and `responses` without ranks."""
     reward: RewardSource | None = None
     """What an answer is worth."""
     judge: JudgeSource | None = None
@@ -38,6 +43,7 @@ class SampleConfig(AnsweringConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self._check_model()
         if (self.reward is None) == (self.judge is None):
             raise ValueError(
                 "give exactly one of `reward` (what an answer is worth) and `judge` (which one is better)"
@@ -61,6 +67,18 @@ class SampleConfig(AnsweringConfig):
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
         return self
+
+    def _check_model(self) -> None:
+        if self.model is not None:
+            self.model.check_frozen()
+        elif self.judge is None:
+            raise ValueError(
+                "give `model`, the policy that draws the answers; only a judge can do without one, and then compares "
+                "the responses that the data holds"
+            )
+        drawing = ("samples", "max_new_tokens", "min_new_tokens", "temperature", "unfinished", "environment")
+        self.only_with(self.model is not None, GIVEN, *drawing)
+        self.data.only_with(self.model is not None, GIVEN, "max_length", "over_long")
 
     @property
     def files(self) -> tuple[str, ...]:

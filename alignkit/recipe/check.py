@@ -79,6 +79,9 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
         return Checked(stage.name, 0, note="nothing to read yet")
     kind = kind_read(stage.type, config)
     records = _records(data, kind, config.model_dump().get("seed", 0))
+    if isinstance(config, SampleConfig) and config.model is None and config.judge is not None:
+        check_judge(config.judge)
+        return Checked(stage.name, len(records), note="the judge compares their own responses")
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
     note = f"the first {STREAMED:,} records of each source" if is_streamed(data) else ""
