@@ -278,6 +278,16 @@ def test_the_best_of_n_is_a_whole_conversation(folder: Path, tmp_path: Path, mon
     assert weighed == words(call)["input_ids"] + words(answer)["input_ids"]
 
 
+def test_announced_tools_are_written_with_what_was_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episodes, "sample", DRAWN)
+    sampled(tmp_path / "run", sampling(folder, minimum=1.0, environment={"kind": "tools", "tools": ["calculator"]}))
+    records = read(tmp_path / "run/data/demonstrations.jsonl", Demonstration).records
+    assert [tool["function"]["name"] for record in records for tool in record.tools or ()] == ["calculator"] * 3
+    assert [content(record.messages[1:]) for record in records[:2]] == CALCULATED
+
+
 def test_pairs_and_labels_hold_the_turns_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episodes, "sample", DRAWN)
     run = sampled(tmp_path / "pair", sampling(folder, write="pair"))
