@@ -28,20 +28,31 @@ class Queue:
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
         self.next: Waiting | None = None
-        self._following: Waiting | None = None
+        self.following: Waiting | None = None
+        """What waits from the end of the update on that is being trained."""
+        self.failure: InputError | None = None
+        """Why what was to follow does not."""
         self._kept: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def take(self, number: int, total: int, draw: Callable[[int], Waiting]) -> tuple[Waiting, float]:
         """What update `number` of `total` trains on, after the next one's has been drawn; the seconds of sampling."""
         now = draw(number) if self.next is None else self.next
-        self._following = draw(number + 1) if number + 1 < total else None
-        new = [now if self.next is None else None, self._following]
+        self.following = draw(number + 1) if number + 1 < total else None
+        new = [now if self.next is None else None, self.following]
         return now, sum(one.part.seconds for one in new if one is not None)
+
+    def begin(self, draw: Callable[[], Sampled]) -> Sampled:
+        """What an update trains on whose successor a server draws meanwhile. Raises the failure of the one before."""
+        failure, self.failure, self.following = self.failure, None, None
+        if failure is not None:
+            raise failure
+        return draw() if self.next is None else self.next.part
 
     def advance(self) -> None:
         """The update is trained, the next one waits; on every rank at once. A failure before leaves what waits."""
-        self.next = self._following
-        self._kept = [] if self.next is None else gather_object([_form(self.next)])
+        self.next = self.following
+        forms: list[Any] = gather_object([None if self.next is None else _form(self.next)])
+        self._kept = [] if None in forms else forms
 
     def keep(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """What a checkpoint writes: JSON of each rank, and tensors named by rank."""

@@ -16,10 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from alignkit.accumulate import evaluate_chunks, evaluate_objective
+from alignkit.agreement import count_chunks
 from alignkit.batches import CHUNK, Chunks, Example, rows_of, seed_of, total_steps
 from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
 from alignkit.mixture import Mixture, epochs_of, in_memory
-from alignkit.objective import NonFiniteLoss, Objective, Sums, count_chunks, evaluate_chunks, evaluate_objective
+from alignkit.objective import NonFiniteLoss, Objective, Sums
 from alignkit.optimize import (
     lost_updates,
     make_accelerator,

@@ -1,15 +1,12 @@
 """THE place where checkpoints are opened and saved: policies, LoRA, 4-bit, precision. Knows no stage and no data."""
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,18 +16,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from alignkit.adapters import base_of, is_adapter, make_room, merged_folder, new_adapter
 from alignkit.attention import NAME
 from alignkit.chat import ChatFormat, extend_embeddings
 from alignkit.config import InputError
-from alignkit.lineage import standing
-from alignkit.options.shared import LoraOptions, ModelOptions
+from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy
-from alignkit.role import Role
 from alignkit.selfcheck import DROPOUTS, why_not_tries
 
 logger = logging.getLogger(__name__)
 
-MERGED = ".merged"
 HEAD_FILE = "head.safetensors"
 """What makes a checkpoint a scorer: the head of `alignkit.scorer`."""
 
@@ -120,7 +115,7 @@ def load_model(
     if format:
         extend_embeddings(model, format.tokenizer, new_ids)
     if options.lora is not None and trainable:
-        adapted = _add_lora(model, options.lora, seed, new_ids)
+        adapted = new_adapter(model, options.lora, seed, new_ids)
         model = adapted.get_base_model()
     elif adapted is None and frozen:
         model.requires_grad_(False)
@@ -128,11 +123,6 @@ def load_model(
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.float()
     return model, adapted, tries
-
-
-def is_adapter(path: str) -> bool:
-    """Whether a folder holds a LoRA adapter rather than whole weights."""
-    return (Path(path) / "adapter_config.json").is_file()
 
 
 def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool, dropout: bool = False) -> Any:
@@ -170,14 +160,8 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool, d
 def _open_base(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -> tuple[Any, bool]:
     """The base of an adapter, with rows for the tokens that the adapter brings."""
     model, tries = _open(base_of(path), dtype, device, four_bit)
-    _make_room(model, path)
+    make_room(model, path)
     return model, tries
-
-
-def _make_room(model: PreTrainedModel, adapter: str) -> None:
-    tokens = len(load_tokenizer(adapter)) if (Path(adapter) / "tokenizer_config.json").is_file() else 0
-    if model.get_input_embeddings().weight.shape[0] < tokens:
-        model.resize_token_embeddings(tokens, mean_resizing=False)
 
 
 def _open_merged(options: ModelOptions, dtype: torch.dtype, device: torch.device) -> tuple[Any, bool]:
@@ -187,76 +171,6 @@ def _open_merged(options: ModelOptions, dtype: torch.dtype, device: torch.device
     model, tries = _open_base(options.path, dtype, device, False)
     merged: Any = PeftModel.from_pretrained(model, options.path).merge_and_unload()
     return merged.requires_grad_(True), tries
-
-
-def merged_folder(path: str) -> Path:
-    """`.merged/` in an adapter's folder: adapter and base as whole weights in the base's own precision, made once.
-
-    Merging is done in float32, into weights that were never 4-bit (arXiv:2305.14314, appendix B).
-    """
-    folder = Path(path).absolute() / MERGED
-    if not folder.is_dir():
-        base = AutoModelForCausalLM.from_pretrained(base_of(path), dtype=torch.float32)
-        _make_room(base, path)
-        kept = AutoConfig.from_pretrained(base_of(path)).dtype or torch.float32
-        merged: Any = PeftModel.from_pretrained(base, path).merge_and_unload()
-        with tempfile.TemporaryDirectory(dir=path) as unfinished:
-            merged.to(kept).save_pretrained(unfinished)
-            shutil.copytree(unfinished, folder)
-    return folder
-
-
-def base_of(path: str) -> str:
-    """The folder whose whole weights an artifact stands on: its own, or its adapter's base.
-
-    Raises InputError where that base was the artifact of a run that is gone.
-    """
-    if not is_adapter(path):
-        return path
-    base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
-    return str(standing(Path(base), Path(path)))
-
-
-def _add_lora(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: Sequence[int]) -> PeftModel:
-    """New adapters, drawn from the seed alone; the rows of new tokens are trained whole and stored with them."""
-    if new_ids and getattr(model.get_output_embeddings(), "bias", None) is not None:
-        raise InputError("model.lora: peft cannot add tokens to a head with a bias; train this stage without lora")
-    tables = {model.get_input_embeddings(), model.get_output_embeddings()}
-    names = [name for name, module in model.named_modules() if module in tables]
-    config = _lora_config(lora)
-    config.trainable_token_indices = {name: list(new_ids) for name in names} if new_ids else None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
-
-
-def _lora_config(lora: LoraOptions) -> LoraConfig:
-    return LoraConfig(r=lora.r, lora_alpha=lora.scale, lora_dropout=lora.dropout, target_modules=lora.target_modules)
-
-
-def add_adapter(role: Role, name: str, source: str | LoraOptions, *, trainable: bool, seed: int) -> None:
-    """One more adapter on a role's base, in float32: an artifact's, or a new one of the given shape.
-
-    Raises InputError where the role has no adapters, or the artifact none that stands on the same base.
-    """
-    if role.adapted is None:
-        raise InputError("roles: adapters share a frozen base; give model.lora, or use roles: separate")
-    base = str(role.model.name_or_path)
-    if isinstance(source, LoraOptions):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            role.adapted.add_adapter(name, _lora_config(source))
-    else:
-        if not is_adapter(source):
-            raise InputError(f"roles: {source!r} holds whole weights, no adapter; train it with model.lora")
-        if Path(base_of(source)).resolve() != Path(base).resolve():
-            raise InputError(f"roles: the adapter {source!r} stands on {base_of(source)!r}, the policy on {base!r}")
-        if len(load_tokenizer(source)) > role.model.get_input_embeddings().weight.shape[0]:
-            raise InputError(f"roles: {source!r} has tokens that the policy's base lacks; use roles: separate")
-        role.adapted.load_adapter(source, adapter_name=name, is_trainable=trainable)
-    for parameter_name, parameter in role.model.named_parameters():
-        if name in parameter_name.split("."):
-            parameter.requires_grad_(trainable).data = parameter.data.float()
 
 
 def save_policy(policy: Policy, format: ChatFormat, directory: Path) -> None:

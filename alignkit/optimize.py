@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from alignkit.objective import NonFiniteLoss, Objective, accumulate
+from alignkit.accumulate import accumulate
+from alignkit.objective import NonFiniteLoss, Objective
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.trie import TrieBatch
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from alignkit.attention import KEYWORD, trie_layout
+from alignkit.attention import KEYWORD
+from alignkit.layout import trie_layout
 from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.trie import TokenSequence, paths

@@ -1,7 +1,8 @@
 """Which prompts an online update answers, and with what. Knows no advantage and no loss."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from alignkit.generate import Draws
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
 from alignkit.scoring import Scored, scored
+from alignkit.vllm_server import VllmServer
 
 SAMPLED = 16
 """Tokens sampled together for each one of a training pass: keys and values are a small part of activations."""
@@ -67,6 +69,26 @@ class Sampler:
             part.metrics["objective/resampled"] = float(part.drawn - self.prompts)
         return part
 
+    @contextmanager
+    def under_way(self, number: int, position: int) -> Iterator[Callable[[], Sampled]]:
+        """`update`, drawn by a server while the block runs; the call that is given waits for the completions, and
+        its `seconds` are those of waiting. Without `resample`."""
+        config, actors = self.config, self.actors
+        assert isinstance(actors.engine, VllmServer)
+        places = list(range(self.rank, self.prompts, self.ranks))
+        stream = [position + place for place in places]
+        prompts, draws = self.at(stream), self.draws(number, places, config.samples, config.temperature)
+        with actors.engine.drawing(actors.policy, actors.format, prompts, draws) as wait:
+
+            def finish() -> Sampled:
+                started = time.perf_counter()
+                completions = wait()
+                seconds = time.perf_counter() - started
+                worth = scored(completions, actors.reward, config)
+                return Sampled(prompts, places, completions, worth, seconds, self.prompts, stream=stream)
+
+            yield finish
+
     def part(self, number: int, places: Sequence[int], stream: Sequence[int], keys: Sequence[int]) -> Sampled:
         """The completions at some places, of the prompts at `stream`, their draws keyed by `keys`."""
         started, prompts = time.perf_counter(), self.at(stream)
@@ -86,21 +108,25 @@ class Sampler:
         self, prompts: list[Prompt], number: int, keys: Sequence[int], samples: int, temperature: float
     ) -> list[Completion]:
         """`samples` completions of each prompt; a draw depends on (seed, update, key, sample, position) alone."""
-        config, actors = self.config, self.actors
-        draws = Draws(
+        actors, draws = self.actors, self.draws(number, keys, samples, temperature)
+        with actors.accelerator.autocast():
+            if actors.episodes is not None:
+                return actors.episodes.play(actors.policy, prompts, draws)
+            return actors.engine.rollout(actors.policy, actors.format, prompts, draws)
+
+    def draws(self, number: int, keys: Sequence[int], samples: int, temperature: float) -> Draws:
+        """What an update draws for the prompts that go by `keys`."""
+        config = self.config
+        return Draws(
             seed=config.seed,
             update=number,
             samples=samples,
             max_new_tokens=config.max_new_tokens,
             temperature=temperature,
             min_new_tokens=config.min_new_tokens,
-            token_budget=SAMPLED * actors.token_budget,
+            token_budget=SAMPLED * self.actors.token_budget,
             numbers=keys,
         )
-        with actors.accelerator.autocast():
-            if actors.episodes is not None:
-                return actors.episodes.play(actors.policy, prompts, draws)
-            return actors.engine.rollout(actors.policy, actors.format, prompts, draws)
 
     def _alike(self, part: Sampled) -> list[int]:
         """The places, over all ranks, whose samples score alike: they teach a group nothing."""

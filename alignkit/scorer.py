@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from alignkit.adapters import add_adapter
 from alignkit.chat import ChatFormat
-from alignkit.models import HEAD_FILE, add_adapter, load_model, save_model
+from alignkit.models import HEAD_FILE, load_model, save_model
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.role import OWN, Role
 from alignkit.trie import TrieBatch

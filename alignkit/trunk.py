@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from alignkit.attention import KEYWORD, NAME, trie_layout
+from alignkit.attention import KEYWORD, NAME
+from alignkit.layout import trie_layout
 from alignkit.trie import TrieBatch, paths
 
 

@@ -5,8 +5,9 @@ token ids in and out, /v1/load_lora_adapter and /v1/unload_lora_adapter for weig
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import uuid4
@@ -64,6 +65,15 @@ class VllmServer:
     ) -> list[Completion]:
         """As `alignkit.generate.rollout`, but for the draws: the server's own, by a seed hashed from (seed, update,
         prompt), to which it adds the sample's number. `draws.token_budget` has no meaning. Raises EngineFailure."""
+        with self.drawing(policy, format, prompts, draws) as finish:
+            return finish()
+
+    @contextmanager
+    def drawing(
+        self, policy: Policy, format: ChatFormat, prompts: Sequence[Prompt], draws: Draws
+    ) -> Iterator[Callable[[], list[Completion]]]:
+        """`rollout` by the policy as it is now, the server at work while the block runs; the call that is given waits
+        for it, and raises what `rollout` does. What the block has not waited for in the end is asked no more."""
         if not self.fresh:
             self.give(policy, format)
         numbers = draws.numbers_of(prompts)
@@ -88,28 +98,26 @@ class VllmServer:
         bodies = [
             {**common, "prompt": context, "seed": key} for context, key in zip(contexts, seeds.tolist(), strict=True)
         ]
-        result: list[Completion] = []
-        for prompt, choices in zip(prompts, self._answers(policy, bodies), strict=True):
-            for ids, logps in choices:
-                result.append(completion_of(prompt, ids, format, None if draws.temperature == 0 else logps))
-        return result
-
-    def _answers(self, policy: Policy, bodies: list[dict[str, Any]]) -> list[list[tuple[list[int], list[float]]]]:
         url = f"{self.url}/v1/completions"
 
         def one(body: dict[str, Any]) -> list[tuple[list[int], list[float]]]:
             return read_choices(url, body, post(url, body, **self.options))
 
-        def all_of_them() -> list[list[tuple[list[int], list[float]]]]:
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                futures = [pool.submit(one, body) for body in bodies]
-                try:
-                    return [future.result() for future in futures]
-                finally:
-                    for future in futures:
-                        future.cancel()
+        pool = ThreadPoolExecutor(AT_ONCE)
+        futures = [pool.submit(one, body) for body in bodies]
 
-        return self._tried(policy, all_of_them)
+        def finish() -> list[Completion]:
+            answers = self._tried(policy, lambda: [future.result() for future in futures])
+            return [
+                completion_of(prompt, ids, format, None if draws.temperature == 0 else logps)
+                for prompt, choices in zip(prompts, answers, strict=True)
+                for ids, logps in choices
+            ]
+
+        try:
+            yield finish
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def give(self, policy: Policy, format: ChatFormat) -> None:
         """Save the policy's adapter and have the server load it, in the place of the one before.

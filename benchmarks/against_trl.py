@@ -154,7 +154,8 @@ def _row_per_group(pack: Callable[..., Any], sequences: Any, budget: int) -> lis
 
 def _head_on_all(policy: Any) -> None:
     """Log-probabilities from logits at every token of the row, as a plain forward pass makes them."""
-    from alignkit.attention import KEYWORD, trie_layout  # noqa: PLC0415
+    from alignkit.attention import KEYWORD  # noqa: PLC0415
+    from alignkit.layout import trie_layout  # noqa: PLC0415
     from alignkit.policy import TokenLogProbs  # noqa: PLC0415
 
     def forward(batch: Any, **_: Any) -> Any:

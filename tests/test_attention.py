@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from alignkit import attention, selfcheck
-from alignkit.attention import NAME, trie_attention, trie_layout
+from alignkit.attention import NAME, trie_attention
+from alignkit.layout import trie_layout
 from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.scorer import Scorer

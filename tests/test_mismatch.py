@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from alignkit.accumulate import accumulate
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
 from alignkit.experience import make_rollouts, read_policy
@@ -18,7 +19,6 @@ from alignkit.generate import rollout
 from alignkit.losses import truncated_importance
 from alignkit.mismatch import engine_logps, mismatch
 from alignkit.models import load_policy, load_tokenizer
-from alignkit.objective import accumulate
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import ModelOptions
 from alignkit.packing import pack

@@ -9,11 +9,11 @@ import pytest
 import torch
 from loop_cases import NLL, QUIET, RANKING, SPREAD, Tiny, examples, mixed_examples
 
+from alignkit.accumulate import accumulate
 from alignkit.batches import Epochs, seed_of
 from alignkit.config import Config, InputError
 from alignkit.loop import Objective, fit
 from alignkit.mixture import SOURCE, Mixture, draws_of, sample_of
-from alignkit.objective import accumulate
 from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
 from alignkit.runs import Run, read_metrics

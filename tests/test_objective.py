@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from loop_cases import NLL, OBJECTIVES, QUIET, RANKING, SPREAD, Tiny, examples, grouped, trajectory
 
 from alignkit import batches, loop
+from alignkit.accumulate import accumulate, evaluate_chunks
+from alignkit.agreement import count_chunks
 from alignkit.batches import Chunks, rows_of
 from alignkit.loop import NonFiniteLoss, Objective, Sums, evaluate_objective, fit, make_optimizer, update
 from alignkit.mixture import Mixture, in_memory
-from alignkit.objective import accumulate, count_chunks, evaluate_chunks
 from alignkit.options.shared import TrainOptions
 from alignkit.packing import pack
 from alignkit.trie import TokenSequence

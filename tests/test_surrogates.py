@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alignkit.accumulate import accumulate
 from alignkit.config import build
-from alignkit.objective import accumulate
 from alignkit.options.ppo import PpoConfig
 from alignkit.packing import pack
 from alignkit.surrogates import policy_objective

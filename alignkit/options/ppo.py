@@ -195,6 +195,13 @@ class PpoConfig(Config):
         return free and steps_once and self.roles != "value_head" and self.advantage != "online_dpo"
 
     @property
+    def overlaps(self) -> bool:
+        """Whether a server draws the next update's completions while this one is trained: it needs no answer from
+        the policy on what it drew."""
+        served = self.rollouts.engine == "vllm" and self.rollouts.ahead == 1
+        return served and not self.resample and self.advantage != "remax"
+
+    @property
     def compares(self) -> bool:
         """Whether an advantage is against the other samples of its prompt."""
         return self.advantage in ("rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline", "online_dpo")
@@ -238,6 +245,11 @@ class PpoConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
+        self.rollouts.only_with(
+            not self.overlaps,
+            "with engine: vllm and ahead: 1, where PPO's own ratio starts from the server",
+            "correction",
+        )
         if self.environment is not None and self.rollouts.engine != "transformers":
             raise ValueError(f"rollouts.engine: {self.rollouts.engine} plays no environment; remove one of the two")
         if self.min_new_tokens and self.rollouts.engine == "continuous":

@@ -21,7 +21,8 @@ class RolloutOptions(Config):
     """correction: truncated: the largest weight."""
     ahead: Literal[0, 1] = 0
     """1: an update's completions are drawn before the update before it is trained, by the policy as it then is; their
-    old log-probabilities are that policy's."""
+    old log-probabilities are that policy's. A vllm server draws them while that update is trained, and its own
+    log-probabilities are the old ones."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,7 +5,8 @@ What is better than expected is the choice `advantage` (`alignkit.advantages`), 
 """
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,21 +16,20 @@ from torch import Tensor
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
 from alignkit.advantages import advantage_columns
-from alignkit.ahead import Queue, Waiting
 from alignkit.batches import seed_of
 from alignkit.config import InputError
 from alignkit.environment.tools import COUNTED, counted
-from alignkit.experience import Rollouts, make_rollouts, read_policy, reference_log_probabilities, values
+from alignkit.experience import values
 from alignkit.learner import Learner
 from alignkit.mismatch import check_engine, engine_logps, mismatch
 from alignkit.online import Online, fit_online
 from alignkit.optimize import schedule_factor
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.records import Completion
 from alignkit.runs import Run
-from alignkit.sampling import Sampled, Sampler
-from alignkit.scoring import Scored, report, running_deviation, scored, with_scores
+from alignkit.sampling import Sampled
+from alignkit.scoring import report, running_deviation, with_scores
+from alignkit.supply import Experience, Supply
 from reward_models.rules import repeated
 from reward_models.running import moments
 from reward_models.scores import Reward
@@ -49,26 +49,10 @@ def run(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Reward | N
         memory=ppo.memory,
         save=actors.save,
         guard=config.guard,
-        keep=ppo.queue.keep if config.rollouts.ahead else None,
-        restore=ppo.queue.restore if config.rollouts.ahead else None,
+        keep=ppo.supply.queue.keep if config.rollouts.ahead else None,
+        restore=ppo.supply.queue.restore if config.rollouts.ahead else None,
     )
     return fit_online(online, ppo.total, config.train, runtime, run, actors.accelerator)
-
-
-@dataclass(frozen=True, slots=True)
-class Experience:
-    """An update's N completions on this rank, and what was measured on their T tokens."""
-
-    completions: list[Completion]
-    rollouts: Rollouts
-    worth: Scored
-    """What each completion is worth."""
-    old: Tensor
-    """[N, T] log π of the tokens as sampled, nats."""
-    reference: Tensor
-    """[N, T] log π_ref of the same."""
-    value: Tensor | None
-    """[N, T] the value before each, where the policy has a value head."""
 
 
 class Ppo:
@@ -85,72 +69,58 @@ class Ppo:
         actors.running.reduce = actors.reduce
         self.memory = actors.running.memory
         self.memory |= {"kl_coef": config.kl.coef, "drawn": 0.0}  # drawn: prompts taken from the stream
-        self.sampler, self.learner = Sampler(config, actors), Learner(config, actors)
-        self.queue = Queue(self.sampler)
+        self.learner = Learner(config, actors)
+        self.supply = Supply(config, actors, self.total, self.memory, self.learner.minibatches)
 
     def step(self, number: int) -> dict[str, float]:
         """sample -> score -> advantages -> update; returns what it logs."""
-        started, config = time.perf_counter(), self.config
-        set_seed(seed_of(config.seed, "update", number, self.accelerator.process_index))
-        orders = [self.learner.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
+        started = time.perf_counter()
+        set_seed(seed_of(self.config.seed, "update", number, self.accelerator.process_index))
+        if not self.config.overlaps:
+            return self.update(number, started)
+        with self.supply.overlapping(number) as (part, finish):
+            return self.update(number, started, part, finish)
+
+    def update(
+        self, number: int, started: float, part: Sampled | None = None, finish: Callable[[], float] = lambda: 0.0
+    ) -> dict[str, float]:
+        """`step`, on the completions `part` where they are here already; `finish` waits for the next ones, and returns
+        the seconds that it took."""
+        config, waited = self.config, self.supply.queue.next is not None
         names = ["critic"] if number < config.critic.warmup else list(self.learner.trained())
-        stale = self.queue.next is not None
-        if config.rollouts.ahead:
-            read_first, (part, experience, baseline, generation) = True, self.waited_for(number)
-        else:
-            part = self.sampler.update(number, int(self.memory["drawn"]))
-            baseline, generation = self.greedy_scores(part, number), part.seconds
-            # The pass that trains may be the one that reads, but only on the rows that were packed.
-            read_first = not config.reads_as_it_trains or "policy" not in names or self.any_failed(part.worth)
-            experience = self.score(part.completions, orders[0], part.worth, read=read_first)
-        if read_first and number == 0:
+        taken = self.supply.taken(number, names, part)
+        experience = taken.experience
+        if taken.read and number == 0:
             self.check_start(experience)
-        columns, judged = self.advantages(experience, baseline)
-        if not read_first:
+        columns, judged = self.advantages(experience, taken.baseline)
+        if not taken.read:
             del columns["old"]
-        engine = engine_logps(experience.completions, experience.rollouts.mask)
+        engine = None if taken.by_engine else engine_logps(experience.completions, experience.rollouts.mask)
         if engine is not None and config.rollouts.correction == "truncated":
             columns["engine"] = engine
+        orders = [self.learner.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
         orders = with_scores(orders, experience.worth.total, self.actors.reduce)
         scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
         coef = self.memory["kl_coef"]
-        trained, old = self.learner.optimise(experience.rollouts, columns, orders, factor, names, coef, number, stale)
+        trained, old = self.learner.optimise(experience.rollouts, columns, orders, factor, names, coef, number, waited)
         self.actors.engine.refresh()
-        if not read_first:
+        trained_at, waiting = time.perf_counter(), finish()
+        scoring = scored_at - started - taken.seconds + time.perf_counter() - trained_at - waiting
+        if not taken.read:
             experience = replace(experience, old=old)
             if number == 0:
                 self.check_start(experience)
-        metrics = self.describe(experience) | {"objective/kl_coef": coef, **part.metrics}
+        metrics = self.describe(experience) | {"objective/kl_coef": coef, **taken.part.metrics}
         if engine is not None:
             metrics |= self.engine_gap(experience, engine, number)
         if config.rollouts.ahead:
-            self.queue.advance()
-            metrics["sampling/lag"] = float(stale)
-        else:
-            self.memory["drawn"] += part.drawn
+            self.supply.queue.advance()
+            metrics["sampling/lag"] = float(waited)
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
-        phases = {"generation": generation, "scoring": scored_at - started - generation}
-        rates = self.rates(factor, metrics["completion/length"], started, scored_at, phases)
+        phases = {"generation": taken.seconds + waiting, "scoring": scoring, "update": trained_at - scored_at}
+        rates = self.rates(factor, metrics["completion/length"], started, phases)
         return {**metrics, **judged, **trained, **rates}
-
-    def waited_for(self, number: int) -> tuple[Sampled, Experience, Tensor | None, float]:
-        """The completions that wait for this update, with remax's baseline, and the seconds that sampling took: the
-        next update's are drawn first, by the policy as it is."""
-        waiting, seconds = self.queue.take(number, self.total, self.drawn)
-        part, read = waiting.part, waiting.readings
-        rollouts = self.packed(part.completions, self.learner.minibatches(number, 0))
-        tokens = read["old"], read["reference"], read.get("value")
-        return part, Experience(part.completions, rollouts, part.worth, *tokens), read.get("baseline"), seconds
-
-    def drawn(self, number: int) -> Waiting:
-        """An update's completions, and what the policy that draws them, and its reference, say of their tokens."""
-        part = self.sampler.update(number, int(self.memory["drawn"]))
-        self.memory["drawn"] += part.drawn
-        read = self.score(part.completions, self.learner.minibatches(number, 0), part.worth)
-        baseline = self.greedy_scores(part, number)
-        readings = {"old": read.old, "reference": read.reference, "value": read.value, "baseline": baseline}
-        return Waiting(part, {name: x for name, x in readings.items() if x is not None})
 
     def engine_gap(self, experience: Experience, engine: Tensor, number: int) -> dict[str, float]:
         """How far what the engine said of its tokens [N, T] is from what the trainer says."""
@@ -168,12 +138,10 @@ class Ppo:
             return coef
         return rl.AdaptiveKL(coef, options.target, options.horizon).update(kl, self.config.train.batch_size).coef
 
-    def rates(
-        self, factor: float, length: float, started: float, scored_at: float, phases: dict[str, float]
-    ) -> dict[str, float]:
+    def rates(self, factor: float, length: float, started: float, phases: dict[str, float]) -> dict[str, float]:
         """What an update's clock says."""
         now = time.perf_counter()
-        seconds = {f"seconds/{name}": spent for name, spent in (phases | {"update": now - scored_at}).items()}
+        seconds = {f"seconds/{name}": spent for name, spent in phases.items()}
         rate, tokens = factor * self.config.train.learning_rate, length * self.config.train.batch_size
         return {
             "learning_rate": rate,
@@ -181,45 +149,6 @@ class Ppo:
             **seconds,
             "seconds": now - started,
         }
-
-    def any_failed(self, worth: Scored) -> bool:
-        """Whether the reward failed on a completion of any rank."""
-        return bool(self.actors.reduce(worth.total.isnan().double().sum()) > 0)
-
-    # --------------------------------------------------------------------------------------------------- score
-
-    def score(
-        self,
-        completions: list[Completion],
-        parts: list[list[int]] | None = None,
-        worth: Scored | None = None,
-        read: bool = True,
-    ) -> Experience:
-        """The reward, unless it is known, and what policy and reference say about every token, read
-        off tries. Without `read`, `old` is the reference's until the update has read the policy's."""
-        actors, temperature = self.actors, self.config.temperature
-        rollouts = self.packed(completions, parts)
-        worth = worth or scored(completions, actors.reward, self.config)
-        reference = reference_log_probabilities(
-            rollouts, actors.policy, actors.reference, self.accelerator, temperature
-        )
-        old, value = reference, None
-        if read:
-            old, value = read_policy(rollouts, actors.policy, self.accelerator, temperature)
-        return Experience(completions, rollouts, worth, old, reference, value)
-
-    def packed(self, completions: list[Completion], parts: list[list[int]] | None) -> Rollouts:
-        """Completions as the rows of their minibatches."""
-        actors = self.actors
-        return make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
-
-    def greedy_scores(self, part: Sampled, number: int) -> Tensor | None:
-        """[N] for remax, what the policy's likeliest answer to each completion's prompt scores (Li et al. 2023)."""
-        if self.config.advantage != "remax":
-            return None
-        completions = self.sampler.answers(part.prompts, number, part.places, samples=1, temperature=0.0)
-        scores = scored(completions, self.actors.reward, self.config).total
-        return scores.repeat_interleave(self.config.samples)
 
     def check_start(self, experience: Experience) -> None:
         """Before the first update the policy is its reference."""
@@ -258,9 +187,9 @@ class Ppo:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         places = range(rank, len(self.actors.validation), ranks)
         prompts = [self.actors.validation[place] for place in places]
-        completions = self.sampler.answers(prompts, VALIDATION, places, 1, self.config.temperature)
+        completions = self.supply.sampler.answers(prompts, VALIDATION, places, 1, self.config.temperature)
         with self.actors.running.unchanged():
-            metrics = self.describe(self.score(completions))
+            metrics = self.describe(self.supply.score(completions))
         if self.actors.held_out is None:
             running = self.config.score_scaling == "running"
             price = self.config.kl.coef * (moments(self.memory)[1] if running else 1.0)
@@ -268,8 +197,6 @@ class Ppo:
         scores = self.actors.held_out(completions).total if completions else ()
         liked = self.actors.mean(sum(scores), len(scores))
         return metrics | {"objective/held_out": liked}, liked
-
-    # ---------------------------------------------------------------------------------------------- advantages
 
     def advantages(
         self, experience: Experience, baseline: Tensor | None = None

@@ -34,11 +34,11 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
+from alignkit.accumulate import accumulate
 from alignkit.batches import rows_of
 from alignkit.config import InputError, build
 from alignkit.loop import Example, make_accelerator
 from alignkit.models import load_policy
-from alignkit.objective import accumulate
 from alignkit.options.dpo import DpoConfig, LossName
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions

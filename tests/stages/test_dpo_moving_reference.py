@@ -37,12 +37,12 @@ from torch import Tensor
 from trl import DPOConfig as TrlConfig
 from trl import DPOTrainer
 
+from alignkit.accumulate import accumulate
 from alignkit.batches import rows_of
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.loop import Example, make_accelerator
 from alignkit.models import load_policy, load_tokenizer, save_model
-from alignkit.objective import accumulate
 from alignkit.options.dpo import WITHOUT_REFERENCE, DpoConfig, LossName, MovingReferenceOptions
 from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions
 from alignkit.packing import pack

@@ -25,12 +25,12 @@ from chat_cases import (
 from trl import KTOConfig as TrlConfig
 from trl import KTOTrainer
 
+from alignkit.accumulate import accumulate
 from alignkit.batches import rows_of
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.loop import Example, make_accelerator
 from alignkit.models import load_policy, load_tokenizer
-from alignkit.objective import accumulate
 from alignkit.options.kto import KtoConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.prepare import labelled_sequences

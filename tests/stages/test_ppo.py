@@ -60,9 +60,9 @@ def opened(folder: Path, tmp_path: Path, settings: PpoConfig, reward: Any = lett
 def sampled(ppo: Ppo, number: int = 0) -> list[Completion]:
     """An update's completions."""
     config = ppo.config
-    stream = range(number * ppo.sampler.prompts, (number + 1) * ppo.sampler.prompts)
-    return ppo.sampler.answers(
-        ppo.sampler.at(stream), number, range(ppo.sampler.prompts), config.samples, config.temperature
+    stream = range(number * ppo.supply.sampler.prompts, (number + 1) * ppo.supply.sampler.prompts)
+    return ppo.supply.sampler.answers(
+        ppo.supply.sampler.at(stream), number, range(ppo.supply.sampler.prompts), config.samples, config.temperature
     )
 
 
@@ -213,10 +213,10 @@ def test_the_artifact_is_what_the_held_out_reward_likes_best(folder: Path, tmp_p
 def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, advantage="remax", kl={"coef": 0.0}, missing_eos={"rule": "keep"})
     ppo = opened(folder, tmp_path, settings)
-    part = ppo.sampler.update(0, 0)
+    part = ppo.supply.sampler.update(0, 0)
     prompts = part.prompts
-    experience = ppo.score(sampled(ppo), [list(range(16))])
-    baseline = ppo.greedy_scores(part, 0)
+    experience = ppo.supply.score(sampled(ppo), [list(range(16))])
+    baseline = ppo.supply.greedy_scores(part, 0)
     with ppo.actors.policy.plain() as model:
         for prompt, found in zip(prompts[:4], baseline.tolist(), strict=False):
             ids = torch.tensor([ppo.actors.format.prompt(prompt.messages)])
@@ -294,7 +294,7 @@ def test_scores_are_those_of_the_untouched_model_at_the_temperature(
 ) -> None:
     ppo = opened(folder, tmp_path, config(folder, temperature=temperature, samples=2))
     completions = sampled(ppo)
-    experience = ppo.score(completions, ppo.learner.minibatches(0, 0))
+    experience = ppo.supply.score(completions, ppo.learner.minibatches(0, 0))
     plain = AutoModelForCausalLM.from_pretrained(folder / "model")
     for n, completion in enumerate(completions):
         context = ppo.actors.format.prompt(completion.prompt)
@@ -311,7 +311,7 @@ def test_scores_know_which_tokens_were_impossible(folder: Path, tmp_path: Path) 
     """Before min_new_tokens the end is never drawn: the log-probabilities are those of what was drawn from."""
     ppo = opened(folder, tmp_path, config(folder, min_new_tokens=4))
     completions = sampled(ppo)
-    experience = ppo.score(completions, ppo.learner.minibatches(0, 0))
+    experience = ppo.supply.score(completions, ppo.learner.minibatches(0, 0))
     plain = AutoModelForCausalLM.from_pretrained(folder / "model")
     end = ppo.actors.format.end_id
     for n, completion in enumerate(completions):
@@ -333,7 +333,7 @@ def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         ppo.actors.critic.head.weight.fill_(0.1)
     completions = sampled(ppo)
-    experience = ppo.score(completions, [list(range(len(completions)))])
+    experience = ppo.supply.score(completions, [list(range(len(completions)))])
     columns, _ = ppo.advantages(experience)
     scores = letters(completions).total
     for n, completion in enumerate(completions):
@@ -348,7 +348,7 @@ def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
 def test_whitening_spans_the_update(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder))
     completions = sampled(ppo)
-    experience = ppo.score(completions, ppo.learner.minibatches(0, 0))
+    experience = ppo.supply.score(completions, ppo.learner.minibatches(0, 0))
     advantages = ppo.advantages(experience)[0]["advantage"][experience.rollouts.mask]
     assert advantages.mean().abs() < 1e-5 and advantages.std(unbiased=False) == pytest.approx(1, abs=1e-4)
 
@@ -465,7 +465,7 @@ def test_rewards_inside_completions_stand_at_their_tokens(folder: Path, tmp_path
     settings = settings.model_copy(update={"missing_eos": settings.missing_eos.model_copy(update={"rule": "keep"})})
     ppo = opened(folder, tmp_path, settings, reward)
     completions = sampled(ppo)
-    experience = ppo.score(completions, [list(range(16))])
+    experience = ppo.supply.score(completions, [list(range(16))])
     advantage = ppo.advantages(experience)[0]["advantage"]
     for n, completion in enumerate(completions):
         length = len(completion.ids)
@@ -476,13 +476,13 @@ def test_rewards_inside_completions_stand_at_their_tokens(folder: Path, tmp_path
         return Scores(total=(0.0,) * len(completions), steps=tuple(((len(c.ids), 1.0),) for c in completions))
 
     with pytest.raises(InputError, match="and a step gives its token"):
-        opened(folder, tmp_path, settings, beyond).score(completions, [list(range(16))])
+        opened(folder, tmp_path, settings, beyond).supply.score(completions, [list(range(16))])
 
 
 def test_scores_that_do_not_differ_are_left_as_they_are(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, score_scaling="running", missing_eos={"rule": "keep"})
     ppo = opened(folder, tmp_path, settings, lambda completions: Scores(total=(-1.0,) * len(completions)))
-    columns, _ = ppo.advantages(ppo.score(sampled(ppo), [list(range(16))]))
+    columns, _ = ppo.advantages(ppo.supply.score(sampled(ppo), [list(range(16))]))
     assert columns["return"].abs().max() < 1.1
 
 
@@ -497,7 +497,7 @@ def test_log_ratios_are_clamped_and_scores_divided_by_their_running_deviation(fo
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     seen: list[float] = []
     for number in range(2):
-        experience = ppo.score(sampled(ppo, number), [list(range(16))])
+        experience = ppo.supply.score(sampled(ppo, number), [list(range(16))])
         columns, _ = ppo.advantages(experience)
         seen += experience.worth.total.tolist()
         deviation = float(torch.tensor(seen, dtype=torch.float64).std(correction=0))
@@ -524,7 +524,9 @@ def test_the_critic_warms_up_before_the_policy_moves(folder: Path, tmp_path: Pat
 def test_every_prompt_once_an_epoch_and_in_one_minibatch(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder, train={"batch_size": 8}, samples=2, minibatches=3))
     asked = [
-        prompt.messages[0].content for number in range(6) for prompt in ppo.sampler.update(number, 4 * number).prompts
+        prompt.messages[0].content
+        for number in range(6)
+        for prompt in ppo.supply.sampler.update(number, 4 * number).prompts
     ]
     assert len(asked) == len(set(asked)) == len(ppo.actors.prompts) == 24
     parts = ppo.learner.minibatches(0, 0)
@@ -555,6 +557,10 @@ def test_nan_reward_is_named(folder: Path) -> None:
         ({"advantage": "remax", "critic": {"warmup": 1}}, "critic has no meaning with advantage: remax"),
         ({"advantage": "rloo", "samples": 2, "gamma": 0.9}, "gamma has no meaning with advantage: rloo"),
         ({"kl": {"estimator": "k3"}}, "estimator has no meaning with kl.placement: reward"),
+        (
+            {"model": {"lora": {}}, "rollouts": {"engine": "vllm", "ahead": 1, "correction": "truncated"}},
+            "correction has no meaning with engine: vllm and ahead: 1",
+        ),
         ({"kl": {"target": 3.0}}, "target has no meaning with kl.controller: fixed"),
         ({"guard": {"explained_variance": {"below": 0.0}}, "advantage": "remax"}, "remax has no critic"),
         ({"guard": {"without_signal": {"above": 0.9}}}, "give samples: 2 or more"),
@@ -603,7 +609,7 @@ def test_online_dpo_is_dpo_on_the_best_and_the_worst_sample(folder: Path, tmp_pa
         logits = model(torch.tensor([[*context, *completion.ids]])).logits[0, len(context) - 1 : -1]
         return logits.log_softmax(-1).gather(1, torch.tensor(completion.ids)[:, None]).sum()
 
-    part = ppo.sampler.update(1, 0)
+    part = ppo.supply.sampler.update(1, 0)
     total, tied = torch.tensor(0.0), 0
     for first in range(0, 16, 4):
         four = part.completions[first : first + 4]

@@ -26,7 +26,8 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Message, Scores
 from alignkit.runs import Run
-from alignkit.stages.ppo import Experience, Ppo
+from alignkit.stages.ppo import Ppo
+from alignkit.supply import Experience
 from alignkit.surrogates import policy_objective
 from reward_models.functions import from_function
 from reward_models.judge import judge
@@ -78,9 +79,9 @@ def ppo(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ppo:
 
 @pytest.fixture(scope="module")
 def experience(ppo: Ppo) -> Experience:
-    completions = ppo.sampler.update(0, 0).completions
+    completions = ppo.supply.sampler.update(0, 0).completions
     assert len({len(completion.inserted) for completion in completions}) > 2
-    return ppo.score(completions, ppo.learner.minibatches(0, 0))
+    return ppo.supply.score(completions, ppo.learner.minibatches(0, 0))
 
 
 def whole(ppo: Ppo, completion: Completion) -> tuple[Tensor, list[int]]:

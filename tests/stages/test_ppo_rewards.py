@@ -69,8 +69,8 @@ def test_every_part_is_logged(folder: Path, tmp_path: Path) -> None:
         parts = line["objective/score/mood"] + line["objective/score/brevity"]
         assert line["objective/score"] == pytest.approx(parts) and line["objective/failed"] == 0
     ppo = opened(folder, tmp_path / "again", settings, build_reward(settings.reward))
-    completions = ppo.sampler.answers(
-        ppo.sampler.at(range(ppo.sampler.prompts)), 0, range(ppo.sampler.prompts), 1, 1.0
+    completions = ppo.supply.sampler.answers(
+        ppo.supply.sampler.at(range(ppo.supply.sampler.prompts)), 0, range(ppo.supply.sampler.prompts), 1, 1.0
     )
     parts = build_reward(settings.reward)(completions).parts
     for name, values in parts.items():
@@ -142,15 +142,15 @@ def test_a_failed_completion_does_not_touch_the_update(folder: Path, tmp_path: P
     skipped = start(tmp_path / "skipped", settings, failing(skip=True, every=3))
     (line,) = (line for line in metrics(skipped) if "objective/failed" in line)
     ppo = opened(folder, tmp_path / "again", settings, failing(skip=True, every=3))
-    completions = ppo.sampler.answers(
-        ppo.sampler.at(range(ppo.sampler.prompts)), 0, range(ppo.sampler.prompts), 4, 1.0
+    completions = ppo.supply.sampler.answers(
+        ppo.supply.sampler.at(range(ppo.supply.sampler.prompts)), 0, range(ppo.supply.sampler.prompts), 4, 1.0
     )
     known = [n for n, c in enumerate(completions) if sum(c.ids) % 3]
     assert 0 < len(known) < 32 and line["objective/failed"] == pytest.approx(1 - len(known) / 32)
     total = letters(completions).total
     assert line["objective/score"] == pytest.approx(sum(total[n] or 0 for n in known) / len(known))
     orders = [ppo.learner.minibatches(0, epoch) for epoch in range(settings.ppo_epochs)]
-    experience = ppo.score(completions, orders[0])
+    experience = ppo.supply.score(completions, orders[0])
     # an update by hand on the rest alone
     columns, _ = ppo.advantages(experience)
     rest = [[[n for n in part if n in known] for part in order] for order in orders]
@@ -218,8 +218,10 @@ def test_validation_is_measured_by_what_training_has_seen(folder: Path, tmp_path
     before, _ = ppo.validate()
     assert before["objective/score"] == before["objective/score/raw"]
     assert list(ppo.memory) == ["kl_coef", "drawn"]
-    experience = ppo.score(
-        ppo.sampler.answers(ppo.sampler.at(range(ppo.sampler.prompts)), 0, range(ppo.sampler.prompts), 1, 1.0)
+    experience = ppo.supply.score(
+        ppo.supply.sampler.answers(
+            ppo.supply.sampler.at(range(ppo.supply.sampler.prompts)), 0, range(ppo.supply.sampler.prompts), 1, 1.0
+        )
     )
     assert float(experience.worth.total.mean()) == pytest.approx(0, abs=1e-6)
     known = dict(ppo.memory)

@@ -85,7 +85,7 @@ def test_policy_critic_and_reward_share_a_base(folder: Path, tmp_path: Path, fou
     others = {name for name, p in critic.named_parameters() if p.requires_grad}
     assert all("default" in name for name in own) and all("critic" in name or "head" in name for name in others)
     assert own and others
-    completions = ppo.sampler.update(0, 0).completions
+    completions = ppo.supply.sampler.update(0, 0).completions
     found = values(make_rollouts(completions, ppo.actors.format, 8192), critic, ppo.accelerator)
     alone = load_scorer(ModelOptions(path=str(source["path"])), trainable=False)
     if not four_bit:  # the separate reward model is not 4-bit
@@ -173,7 +173,7 @@ def test_a_value_head_learns_returns_on_the_policys_states(folder: Path, tmp_pat
     ppo = opened(tmp_path / "opened", settings)
     policy = ppo.actors.policy
     assert ppo.actors.critic is None and policy.value_head is not None
-    completions = ppo.sampler.update(0, 0).completions
+    completions = ppo.supply.sampler.update(0, 0).completions
     with torch.no_grad():
         policy.value_head.weight.fill_(0.05)
     head = policy.value_head.weight.detach().clone()
@@ -240,22 +240,22 @@ def test_prompts_without_signal_give_way(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, advantage="rloo", samples=2, resample=3, minibatches=1)
     ppo = opened(tmp_path / "opened", settings, _coarse)
     flags: list[Tensor] = []
-    ppo.sampler.reduce = lambda x: (flags.append(x.clone()), x)[1]
-    part = ppo.sampler.update(0, 0)
-    once = opened(tmp_path / "once", settings.model_copy(update={"resample": 0}), _coarse).sampler.update(0, 0)
+    ppo.supply.sampler.reduce = lambda x: (flags.append(x.clone()), x)[1]
+    part = ppo.supply.sampler.update(0, 0)
+    once = opened(tmp_path / "once", settings.model_copy(update={"resample": 0}), _coarse).supply.sampler.update(0, 0)
     dead = [n for n, group in enumerate(once.worth.total.view(-1, 2).tolist()) if group[0] == group[1]]
-    assert 0 < len(dead) < ppo.sampler.prompts and flags[0].nonzero().flatten().tolist() == dead
-    stream = ppo.sampler.at(range(ppo.sampler.prompts + len(dead)))
-    for place in range(ppo.sampler.prompts):
+    assert 0 < len(dead) < ppo.supply.sampler.prompts and flags[0].nonzero().flatten().tolist() == dead
+    stream = ppo.supply.sampler.at(range(ppo.supply.sampler.prompts + len(dead)))
+    for place in range(ppo.supply.sampler.prompts):
         if place not in dead:
             assert part.completions[2 * place : 2 * place + 2] == once.completions[2 * place : 2 * place + 2]
     second = flags[1].nonzero().flatten().tolist()
     settled = [place for place in dead if place not in second]
-    assert settled and all(part.prompts[p] == stream[ppo.sampler.prompts + dead.index(p)] for p in settled)
+    assert settled and all(part.prompts[p] == stream[ppo.supply.sampler.prompts + dead.index(p)] for p in settled)
     assert (
         part.drawn
-        == ppo.sampler.prompts + sum(int(f.sum()) for f in flags)
-        == ppo.sampler.prompts + part.metrics["objective/resampled"]
+        == ppo.supply.sampler.prompts + sum(int(f.sum()) for f in flags)
+        == ppo.supply.sampler.prompts + part.metrics["objective/resampled"]
     )
     assert [c.prompt for c in part.completions[::2]] == [prompt.messages for prompt in part.prompts]
 
@@ -268,7 +268,7 @@ def test_prompts_without_signal_give_way(folder: Path, tmp_path: Path) -> None:
             self.rank, self.ranks, self.reduce = rank, 2, lambda x: next(said)
 
     halves = [Rank(rank, ppo.actors).update(0, 0) for rank in range(2)]
-    for place in range(ppo.sampler.prompts):
+    for place in range(ppo.supply.sampler.prompts):
         half, at = halves[place % 2], place // 2
         ours, theirs = half.completions[2 * at : 2 * at + 2], part.completions[2 * place : 2 * place + 2]
         assert [(c.ids, c.prompt) for c in ours] == [(c.ids, c.prompt) for c in theirs]
@@ -305,13 +305,13 @@ def test_text_is_trained_beside(folder: Path, tmp_path: Path) -> None:
 def test_completions_end_at_a_stop_token(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, stop=["!", "e"])
     ppo = opened(tmp_path / "opened", settings)
-    plain = opened(tmp_path / "plain", config(folder)).sampler.update(0, 0).completions
-    for ours, whole in zip(ppo.sampler.update(0, 0).completions, plain, strict=True):
+    plain = opened(tmp_path / "plain", config(folder)).supply.sampler.update(0, 0).completions
+    for ours, whole in zip(ppo.supply.sampler.update(0, 0).completions, plain, strict=True):
         cut = next((t for t, id in enumerate(whole.ids) if tiny.tokenizer().decode([id]) in "!e"), None)
         assert ours.ids == (whole.ids if cut is None else whole.ids[: cut + 1])
         assert ours.finished is (whole.finished or cut is not None)
         assert not set(ours.response.content) & {"!", "e"}
-    assert any(completion.finished for completion in ppo.sampler.update(0, 0).completions)
+    assert any(completion.finished for completion in ppo.supply.sampler.update(0, 0).completions)
     ppo.actors.save(tmp_path / "saved")
     assert len(json.loads((tmp_path / "saved" / "generation_config.json").read_text())["eos_token_id"]) == 3
     with pytest.raises(InputError, match="stop: 'ab' is not a single token"):

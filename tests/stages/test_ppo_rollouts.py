@@ -1,22 +1,28 @@
 """PPO by engines: what is logged of them, what correcting for them changes, and what it does not."""
 
+import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from ppo_cases import config, metrics, prepare, start
+from ppo_cases import config, letters, metrics, prepare, start
 from safetensors.torch import load_file
 from vllm_fake import fake_vllm
 
 from alignkit.config import InputError
 from alignkit.generate import EngineFailure
+from alignkit.learner import Learner
 from alignkit.recipe.identity import Contents, stage_ids
 from alignkit.recipe.read import load_recipe
+from alignkit.records import Completion
 from alignkit.runs import Run
 from alignkit.sampling import Sampler
 from alignkit.vllm_server import VllmServer
+from reward_models.scores import RewardFailure
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +121,69 @@ def test_continuous_batching_samples_for_updates(folder: Path, tmp_path: Path) -
         assert line["sampling/logp_difference"] < 1e-5 and line["sampling/ratio"] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_server_draws_one_update_ahead_with_the_adapter_of_its_time(folder: Path, tmp_path: Path) -> None:
-    rollouts = {"engine": "vllm", "correction": "truncated", "ahead": 1}
+OVERLAPPED = SERVED | {"rollouts": {"engine": "vllm", "ahead": 1}}
+
+
+def test_a_server_draws_while_the_update_before_is_trained(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    optimise = Learner.optimise
     with fake_vllm(folder / "model") as (fake, served):
-        run = start(tmp_path / "run", config(folder, **SERVED | {"rollouts": rollouts}), rollout_url=served.url)
-        assert len(fake.loaded) == 4  # as it came in, and after each of three updates
+
+        def while_asked(self: Learner, *args: Any) -> Any:
+            """The training of an update lasts until the server has been asked for all of the next."""
+            until, end = (args[6] + 2) * 8 if args[6] < 2 else 0, time.monotonic() + 30
+            while fake.completions - held_out < until and time.monotonic() < end:
+                time.sleep(0.01)
+            seen.append((fake.loaded[-1], fake.completions - held_out))
+            return optimise(self, *args)
+
+        monkeypatch.setattr(Learner, "optimise", while_asked)
+        held_out = 2  # validation before the first update
+        settings = config(folder, **OVERLAPPED | {"train": {**SERVED["train"], "evaluate_every": 3}})
+        run = start(tmp_path / "run", settings, rollout_url=served.url)
+        # update 1 is drawn by the adapter that drew update 0, update 2 by what update 0 made of it
+        assert seen == [(fake.loaded[0], 16), (fake.loaded[1], 24), (fake.loaded[1], 24)]
     lines = [line for line in metrics(run) if "objective/kl" in line]
-    assert [line["sampling/lag"] for line in lines] == [0, 1, 1] and lines[2]["sampling/staleness"] > 1e-3
-    assert all(line["sampling/logp_difference"] < 1e-4 for line in lines)
+    assert [line["sampling/lag"] for line in lines] == [0, 1, 1]
+    assert lines[0]["sampling/logp_difference"] < 1e-4 and "sampling/staleness" not in lines[0]
+    for line in lines[1:]:  # old log-probabilities are the server's, of the adapter that drew
+        assert line["sampling/staleness"] > 1e-3 and "sampling/logp_difference" not in line
+    assert lines[1]["objective/kl"] == pytest.approx(0, abs=1e-4) and lines[2]["objective/kl"] > 1e-3
+    for line in (line for line in map(json.loads, run.metrics_path.open()) if "objective/kl" in line):
+        phases = sum(line[f"seconds/{name}"] for name in ("generation", "scoring", "update"))
+        assert phases == pytest.approx(line["seconds"], rel=0.1)
+
+
+@pytest.mark.parametrize("fault", ["server", "reward"])
+def test_what_fails_while_an_update_is_trained_ends_the_next_one_before_it_begins(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setitem(VllmServer.__init__.__kwdefaults__, "wait", 0.01)
+    broken, calls = [True], [0]
+
+    def reward(completions: Sequence[Completion]) -> Any:
+        """Fails at the scores of update 2, which the server draws while update 1 is trained."""
+        calls[0] += 1
+        if fault == "reward" and broken[0] and calls[0] == 4:  # after a validation and two updates
+            raise RewardFailure("reward: no")
+        return letters(completions)
+
+    settings = config(
+        folder, **OVERLAPPED | {"train": {**SERVED["train"], "checkpoint_every": 9, "evaluate_every": 9}}
+    )
+    with fake_vllm(folder / "model") as (fake, served):
+        fake.down = 2 + 16 + 4 if fault == "server" else None
+        with pytest.raises(EngineFailure if fault == "server" else RewardFailure):
+            start(tmp_path / "run", settings, reward, rollout_url=served.url)
+        left = sorted(folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir())
+        fake.down, broken[0] = None, False
+        run = start(tmp_path / "run", settings, reward, rollout_url=served.url)
+    assert len(left) == 1 and left[0].endswith("2")
+    lines = [line for line in metrics(run) if "objective/kl" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["sampling/lag"] for line in lines] == [0, 1, 0]  # drawn anew, by the policy as it then is
 
 
 def test_where_a_server_listens_does_not_make_another_run_and_which_engine_does(tmp_path: Path) -> None:

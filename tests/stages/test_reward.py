@@ -29,10 +29,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import RewardConfig as TrlConfig
 from trl import RewardTrainer
 
+from alignkit.accumulate import accumulate
 from alignkit.batches import rows_of
 from alignkit.calibration import check_reload, held_out_metrics, score
 from alignkit.loop import Example
-from alignkit.objective import accumulate
 from alignkit.options.reward import RewardConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.runs import read_metrics

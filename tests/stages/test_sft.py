@@ -31,10 +31,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
+from alignkit.accumulate import accumulate
 from alignkit.batches import rows_of
 from alignkit.config import InputError
 from alignkit.models import load_policy
-from alignkit.objective import accumulate
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import pack

@@ -1,0 +1,105 @@
+"""LoRA adapters of a checkpoint: new ones, merged ones, several on one base. Knows no stage and no data."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from alignkit.config import InputError
+from alignkit.lineage import standing
+from alignkit.options.shared import LoraOptions
+from alignkit.role import Role
+
+MERGED = ".merged"
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a folder holds a LoRA adapter rather than whole weights."""
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def merged_folder(path: str) -> Path:
+    """`.merged/` in an adapter's folder: adapter and base as whole weights in the base's own precision, made once.
+
+    Merging is done in float32, into weights that were never 4-bit (arXiv:2305.14314, appendix B).
+    """
+    folder = Path(path).absolute() / MERGED
+    if not folder.is_dir():
+        base = AutoModelForCausalLM.from_pretrained(base_of(path), dtype=torch.float32)
+        make_room(base, path)
+        kept = AutoConfig.from_pretrained(base_of(path)).dtype or torch.float32
+        merged: Any = PeftModel.from_pretrained(base, path).merge_and_unload()
+        with tempfile.TemporaryDirectory(dir=path) as unfinished:
+            merged.to(kept).save_pretrained(unfinished)
+            shutil.copytree(unfinished, folder)
+    return folder
+
+
+def base_of(path: str) -> str:
+    """The folder whose whole weights an artifact stands on: its own, or its adapter's base.
+
+    Raises InputError where that base was the artifact of a run that is gone.
+    """
+    if not is_adapter(path):
+        return path
+    base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+    return str(standing(Path(base), Path(path)))
+
+
+def make_room(model: PreTrainedModel, adapter: str) -> None:
+    """Rows for the tokens that an adapter brings."""
+    tokens = _vocabulary(adapter)
+    if model.get_input_embeddings().weight.shape[0] < tokens:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+
+
+def _vocabulary(adapter: str) -> int:
+    """Tokens of the tokenizer that lies with an adapter; 0 without one."""
+    return len(AutoTokenizer.from_pretrained(adapter)) if (Path(adapter) / "tokenizer_config.json").is_file() else 0
+
+
+def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: Sequence[int]) -> PeftModel:
+    """New adapters, drawn from the seed alone; the rows of new tokens are trained whole and stored with them."""
+    if new_ids and getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise InputError("model.lora: peft cannot add tokens to a head with a bias; train this stage without lora")
+    tables = {model.get_input_embeddings(), model.get_output_embeddings()}
+    names = [name for name, module in model.named_modules() if module in tables]
+    config = _lora_config(lora)
+    config.trainable_token_indices = {name: list(new_ids) for name in names} if new_ids else None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def _lora_config(lora: LoraOptions) -> LoraConfig:
+    return LoraConfig(r=lora.r, lora_alpha=lora.scale, lora_dropout=lora.dropout, target_modules=lora.target_modules)
+
+
+def add_adapter(role: Role, name: str, source: str | LoraOptions, *, trainable: bool, seed: int) -> None:
+    """One more adapter on a role's base, in float32: an artifact's, or a new one of the given shape.
+
+    Raises InputError where the role has no adapters, or the artifact none that stands on the same base.
+    """
+    if role.adapted is None:
+        raise InputError("roles: adapters share a frozen base; give model.lora, or use roles: separate")
+    base = str(role.model.name_or_path)
+    if isinstance(source, LoraOptions):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            role.adapted.add_adapter(name, _lora_config(source))
+    else:
+        if not is_adapter(source):
+            raise InputError(f"roles: {source!r} holds whole weights, no adapter; train it with model.lora")
+        if Path(base_of(source)).resolve() != Path(base).resolve():
+            raise InputError(f"roles: the adapter {source!r} stands on {base_of(source)!r}, the policy on {base!r}")
+        if _vocabulary(source) > role.model.get_input_embeddings().weight.shape[0]:
+            raise InputError(f"roles: {source!r} has tokens that the policy's base lacks; use roles: separate")
+        role.adapted.load_adapter(source, adapter_name=name, is_trainable=trainable)
+    for parameter_name, parameter in role.model.named_parameters():
+        if name in parameter_name.split("."):
+            parameter.requires_grad_(trainable).data = parameter.data.float()
