@@ -26,6 +26,9 @@ from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.prepare import load_format
+from alignkit.recipe.chain import plan
+from alignkit.recipe.check import check_steps
+from alignkit.recipe.read import load_recipe
 from alignkit.records import Comparison, Completion, Demonstration, Feedback, Message, Prompt, Scores
 from alignkit.runs import Run, read_metrics
 from alignkit.stages import evaluate, sample
@@ -347,3 +350,35 @@ def test_prompts_leave_room_for_the_replies(folder: Path, tmp_path: Path) -> Non
         sampled(tmp_path / "run", sampling(folder, data={"path": str(folder / "prompts.jsonl"), "max_length": 85}))
     with pytest.raises(InputError, match=r"leave no room for max_new_tokens 12 and 40 tokens of turns before it"):
         evaluated(folder, tmp_path / "other", data={"path": str(folder / "prompts.jsonl"), "max_length": 53})
+
+
+RECIPE = """
+name: played
+runtime: {{trackers: [], device: cpu}}
+stages:
+  sample:
+    model: {{path: {folder}/calls, chat_template: {template}, eos_token: "<|im_end|>"}}
+    data: {{path: {folder}/prompts.jsonl, max_length: {room}}}
+    reward: {{kind: rules, rule: number}}
+    environment: {{kind: tools, tools: [{tool}], announce: false, max_tokens: 40}}
+    max_new_tokens: 24
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": "none"}, "sample: environment.kind: tools reads calls that are JSON between <tool_call> tags"),
+        ({"room": 72}, "leave no room for max_new_tokens 24 and 40 tokens of turns before it"),
+        ({"tool": "json:loads"}, "sample: environment.tools: 'json:loads' is code; add --allow-code"),
+    ],
+)
+def test_check_names_what_the_run_would_refuse(folder: Path, tmp_path: Path, changes: Any, message: str) -> None:
+    given = {"template": "chatml", "room": 99, "tool": "calculator", "folder": folder}
+    (tmp_path / "sound.yaml").write_text(RECIPE.format(**given))
+    (checked,) = check_steps(plan(load_recipe(tmp_path / "sound.yaml"), tmp_path / "runs"))
+    assert (checked.records, checked.sequences) == (3, 3)
+    (tmp_path / "played.yaml").write_text(RECIPE.format(**given | changes))
+    with pytest.raises(InputError) as found:
+        list(check_steps(plan(load_recipe(tmp_path / "played.yaml"), tmp_path / "runs")))
+    assert message in str(found.value)
