@@ -71,24 +71,24 @@ class Epochs:
         return [epochs * draws + more for draws, more in zip(self.draws, last, strict=True)]
 
     def _of(self, epoch: int) -> Tensor:
-        """The order of an epoch, [examples]: 8 bytes an example, those of a mixture 4; 16 while it is made."""
+        """The order of an epoch, [examples]: 4 bytes an example; of a mixture 12 while it is made."""
         if self._order[0] != epoch:
             self._order = -1, torch.zeros(0, dtype=torch.int64)
             taken = self._taken(epoch) if self.draws else None
-            order = torch.randperm(self.examples, generator=_generator(self.seed, "epoch", epoch))
-            self._order = epoch, order if taken is None else taken[order]
+            order = _permutation(self.examples, self.seed, "epoch", epoch)
+            self._order = epoch, order if taken is None else taken.index_select(0, order)
         return self._order[1]
 
     def _taken(self, epoch: int) -> Tensor:
-        """The examples that an epoch draws of each source, [examples] int32, source by source."""
-        taken = torch.empty(self.examples, dtype=torch.int32)
+        """The examples that an epoch draws of each source, [examples], source by source."""
+        taken = torch.empty(self.examples, dtype=_integers(self.examples))
         filled = first = 0
         for source, (size, draws) in enumerate(zip(self.sizes, self.draws, strict=True)):
             draw, end = epoch * draws, (epoch + 1) * draws
             while draw < end:
                 turn, place = divmod(draw, size)
                 count = min(size - place, end - draw)
-                order = torch.randperm(size, generator=_generator(self.seed, "source", source, turn))
+                order = _permutation(size, self.seed, "source", source, turn)
                 taken[filled : filled + count] = order[place : place + count]
                 taken[filled : filled + count] += first
                 draw, filled = draw + count, filled + count
@@ -101,8 +101,14 @@ def total_steps(options: TrainOptions, examples: int) -> int:
     return options.steps or max(1, round(options.epochs * Epochs(examples, options.batch_size, 0).steps))
 
 
-def _generator(*parts: object) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(*parts))
+def _permutation(count: int, *parts: object) -> Tensor:
+    """[count] the numbers below it in an order drawn from the parts; it does not depend on how wide they are."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(*parts)), dtype=_integers(count))
+
+
+def _integers(count: int) -> torch.dtype:
+    """What numbers below `count` fit in."""
+    return torch.int32 if count < 2**31 else torch.int64
 
 
 def rows_of(
@@ -131,7 +137,7 @@ def seed_of(*parts: object) -> int:
 
 
 CHUNK = 1_024
-"""Examples that a validation has in memory at once."""
+"""Examples that a validation, or the pass that computes a reference, has in memory at once."""
 
 
 class Chunks(Sequence[list[TrieBatch]]):

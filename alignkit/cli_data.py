@@ -50,7 +50,7 @@ def import_(
         typer.echo(
             f"error: {out}: cannot be written: {error.strerror or error}. Make room, or write elsewhere", err=True
         )
-        typer.echo("Nothing was written; the same command begins anew.", err=True)
+        typer.echo(f"{out} is as it was; the same command goes on.", err=True)
         raise typer.Exit(1) from error
     if as_json:
         print_json(vars(done) | {"files": [vars(one) for one in done.files], "total": vars(done.total)})

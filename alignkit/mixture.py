@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from alignkit.batches import Epochs, Example, Indexed, total_steps
 from alignkit.config import InputError
@@ -77,14 +77,6 @@ def sample_of(examples: Sequence[Example], count: int) -> Sequence[Example]:
     total = len(examples)
     shares = [math.ceil(min(count, total) * draws / total) for draws in examples.draws]
     return [part[n % len(part)] for part, share in zip(examples.parts, shares, strict=True) for n in range(share)]
-
-
-def mixed_alike(examples: Sequence[Example], like: Sequence[Example]) -> Sequence[Example]:
-    """As many examples as `like`, in its order: as a mixture of the same sources where that is one."""
-    if not isinstance(like, Mixture):
-        return examples
-    ends = list(accumulate(like.sizes, initial=0))
-    return replace(like, parts=[examples[a:b] for a, b in pairwise(ends)])
 
 
 def draws_of(

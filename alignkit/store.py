@@ -1,11 +1,13 @@
 """Examples on the disk: written once, in steps that survive a kill, and read by number. Knows no record and no stage.
 
-A file is an SQLite database: a row holds one example as JSON, and reading one takes a few pages, never the file.
+A file is an SQLite database: a row holds one example as JSON, or some numbers of it, and reading one takes a few
+pages, never the file.
 """
 
 import errno
 import json
 import sqlite3
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -16,21 +18,44 @@ from alignkit.batches import Example, Indexed
 from alignkit.trie import TokenSequence
 
 
-class StoredExamples(Indexed):
-    """The examples of one table of a whole file, [N]; each is read when it is asked for."""
+class _Rows:
+    """The rows of one table of a whole file; each is read when it is asked for."""
 
-    def __init__(self, path: Path, table: str, count: int) -> None:
+    def __init__(self, path: Path, table: str) -> None:
         # immutable: no locks, which some shared file systems lack
         self._database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
         self._query = f'SELECT example FROM "{table}" WHERE id = ?'
-        self._count = count
+
+    def at(self, index: int) -> Any:
+        """What was written as the row of this number."""
+        return self._database.execute(self._query, (index,)).fetchone()[0]
+
+
+class StoredExamples(Indexed):
+    """The examples of one table of a whole file, [N]; each is read when it is asked for."""
+
+    def __init__(self, path: Path, table: str, count: int, key: str) -> None:
+        self._rows, self._count = _Rows(path, table), count
+        self.contents = f"{key} {table}"
+        """What stands for all that is in it: the key of the file, and the table."""
 
     def __len__(self) -> int:
         return self._count
 
     def at(self, index: int) -> Example:
         """The example of this number, read."""
-        return _decoded(self._database.execute(self._query, (index,)).fetchone()[0])
+        return _decoded(self._rows.at(index))
+
+
+class StoredNumbers:
+    """Some float32 numbers for each example of a table; they are read when they are asked for."""
+
+    def __init__(self, path: Path, table: str) -> None:
+        self._rows = _Rows(path, table)
+
+    def at(self, index: int) -> Sequence[float]:
+        """Those of the example of this number, read."""
+        return array("f", self._rows.at(index))
 
 
 class StoreWriter:
@@ -63,9 +88,15 @@ class StoreWriter:
 
     def add(self, table: str, examples: Sequence[Example]) -> None:
         """Append examples to a table. Raises OSError where the disk is full."""
-        rows = [(self._counts[table] + n, _encoded(example)) for n, example in enumerate(examples)]
+        self._append(table, [_encoded(example) for example in examples])
+
+    def add_numbers(self, table: str, numbers: Sequence[Sequence[float]]) -> None:
+        """Append the float32 numbers of as many examples. Raises OSError where the disk is full."""
+        self._append(table, [array("f", each).tobytes() for each in numbers])
+
+    def _append(self, table: str, rows: Sequence[str | bytes]) -> None:
         with _disk(self.path):
-            self._database.executemany(f'INSERT INTO "{table}" VALUES (?, ?)', rows)
+            self._database.executemany(f'INSERT INTO "{table}" VALUES (?, ?)', enumerate(rows, self._counts[table]))
         self._counts[table] += len(rows)
 
     def commit(self, notes: Mapping[str, Any]) -> None:
@@ -88,7 +119,13 @@ def read_store(path: Path, key: str) -> tuple[dict[str, StoredExamples], dict[st
     state = _state(path, True)
     if state.get("key") != key:
         return None
-    return {table: StoredExamples(path, table, count) for table, count in state["counts"].items()}, state["notes"]
+    return {table: StoredExamples(path, table, count, key) for table, count in state["counts"].items()}, state["notes"]
+
+
+def read_numbers(path: Path, key: str) -> dict[str, StoredNumbers] | None:
+    """The tables of numbers of a whole file that was made with this key; None where there is none."""
+    state = _state(path, True)
+    return {table: StoredNumbers(path, table) for table in state["counts"]} if state.get("key") == key else None
 
 
 def read_notes(path: Path) -> dict[str, Any]:

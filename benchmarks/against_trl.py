@@ -139,7 +139,7 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     Run.log = lambda self, step, metrics: (losses.append(metrics.get("loss", 0.0)), original(self, step, metrics))
     started = time.perf_counter()
     if stage == "dpo":
-        examples = with_reference(module, examples, runtime.token_budget, accelerator, run)
+        examples = with_reference(module, [examples], runtime.token_budget, accelerator, run)[0]
     fit(module, examples, [], objective, options, runtime, run, 0, accelerator)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "loss": losses[-1]}

@@ -1,11 +1,12 @@
-"""Peak memory of a pretraining that streams its data, by the number of rows; rows are made up, training is 20 steps.
+"""Peak memory of a training that streams its data, by the number of rows; rows are made up, training is 20 steps.
 
-    python benchmarks/stream_memory.py 1000 100000 1000000 [--in-memory | --tokenized]
+    python benchmarks/stream_memory.py 1000 100000 1000000 [--in-memory | --tokenized | --preferences]
 
 Each size runs in a process of its own: a file of short texts is read, split, tokenized to the disk by a character
-tokenizer, and a small model takes 20 steps of 64 rows of one order over all of them and validates twice on 0.1 %.
+tokenizer, and a small model takes 20 steps of 64 rows of one order over all of them and validates twice on 500.
 With --tokenized, no file is read: texts that are made up are split, and one row's tokens are written as often; what
-follows is the same.
+follows is the same. With --preferences, the rows are pairs, and DPO takes the steps: the reference's log-probabilities
+of all of them are computed first.
 """
 
 import argparse
@@ -17,17 +18,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.split import draws_of, held_out
-from alignkit.examples import Examples, read_examples
+from alignkit.data.split import Draws, held_out
+from alignkit.examples import Examples
+from alignkit.loop import FitResult, fit
+from alignkit.options.dpo import DpoConfig
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Document
 from alignkit.runs import Run
-from alignkit.stages import pretrain
+from alignkit.stages import dpo, pretrain
 from alignkit.store import StoreWriter, read_store
 from alignkit.trie import TokenSequence
 
 STEPS = 20
+VALIDATION = 500
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -37,32 +41,41 @@ def write_rows(path: Path, rows: int) -> None:
             file.write(json.dumps({"text": f"row {n} holds {n * 2654435761 % 2**32:032b}"[:40]}) + "\n")
 
 
+def write_pairs(path: Path, rows: int) -> None:
+    """`rows` different prompts of some 30 characters, each with a better and a worse answer."""
+    with path.open("w", encoding="utf-8") as file:
+        for n in range(rows):
+            row = {"prompt": f"row {n} holds {n * 2654435761 % 2**32:032b}"[:40], "chosen": "010", "rejected": "101"}
+            file.write(json.dumps(row) + "\n")
+
+
 def train(folder: Path, rows: int, how: str) -> None:
-    """Pretrain on `folder`/rows.jsonl; prints the seconds until the first step and the bytes on the disk."""
+    """Train on `folder`/rows.jsonl; prints the seconds until the first step and the bytes on the disk."""
     started = time.monotonic()
-    place = folder / "run" / "examples.sqlite"
+    stage, kind = (dpo, DpoConfig) if how == "preferences" else (pretrain, PretrainConfig)
 
-    def told(*arguments: Any) -> Examples[Any]:
-        found = tokenized(place, rows) if how == "tokenized" else read_examples(*arguments)
-        size = place.stat().st_size if place.exists() else 0
-        print(json.dumps({"seconds": time.monotonic() - started, "disk": size}), flush=True)
-        return found
+    def told(*arguments: Any) -> FitResult:
+        disk = sum(file.stat().st_size for file in (folder / "run").glob("*.sqlite"))
+        print(json.dumps({"seconds": time.monotonic() - started, "disk": disk}), flush=True)
+        return fit(*arguments)
 
-    pretrain.read_examples = told
+    stage.fit = told
+    if how == "tokenized":
+        pretrain.read_examples = lambda *_: tokenized(folder / "run" / "examples.sqlite", rows)
     path = folder / ("few.jsonl" if how == "tokenized" else "rows.jsonl")
     options = {
-        "model": {"path": str(folder / "model")},
-        "data": {"path": str(path), "stream": how == "stream", "validation": 0.001, "max_length": 64},
+        "model": {"path": str(folder / "model"), **({"chat_template": "none"} if stage is dpo else {})},
+        "data": {"path": str(path), "stream": how != "in-memory", "validation": VALIDATION, "max_length": 64},
         "train": {"batch_size": 64, "steps": STEPS, "evaluate_every": STEPS},
     }
-    config, runtime = PretrainConfig.model_validate(options), RuntimeOptions(trackers=[], device="cpu")
-    pretrain.run(config, runtime, Run.open(folder / "run", "pretrain", config, runtime))
+    config, runtime = kind.model_validate(options), RuntimeOptions(trackers=[], device="cpu")
+    stage.run(config, runtime, Run.open(folder / "run", stage.__name__, config, runtime))
 
 
 def tokenized(place: Path, rows: int) -> Examples[Any]:
     """As many examples of the same 10 tokens, on the disk."""
     row = [TokenSequence([5] * 10, [0.0] + [1.0] * 9, columns={"bytes": 10.0})]
-    out = held_out(draws_of((Document(text=f"row {n}") for n in range(rows)), 0), 0.001)
+    out = held_out([Draws((Document(text=f"row {n}") for n in range(rows)), 0)], VALIDATION)
     writer = StoreWriter(place, "rows", ["train", "validation"])
     for start in range(0, rows, 10_000):
         held = int(out[start : start + 10_000].sum())
@@ -92,7 +105,7 @@ def measure(rows: int, how: str) -> dict[str, float]:
         folder = Path(name)
         make_model(folder)
         if how != "tokenized":
-            write_rows(folder / "rows.jsonl", rows)
+            (write_pairs if how == "preferences" else write_rows)(folder / "rows.jsonl", rows)
         reader, writer = os.pipe()
         command = [sys.executable, __file__, str(rows), "--child", name, f"--{how}"]
         child = os.posix_spawn(command[0], command, dict(os.environ), file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])
@@ -108,7 +121,8 @@ def main() -> None:
     """Print a line for each size: the growth is over the size before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", type=int)
-    for how, told in (("stream", "the default"), ("in-memory", "without data.stream"), ("tokenized", "see above")):
+    ways = {"stream": "the default", "in-memory": "without data.stream"}
+    for how, told in (ways | dict.fromkeys(("tokenized", "preferences"), "see above")).items():
         parser.add_argument(f"--{how}", dest="how", action="store_const", const=how, default="stream", help=told)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

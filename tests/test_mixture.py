@@ -85,12 +85,13 @@ def test_the_order_is_seeded_and_any_step_is_found_at_once() -> None:
     assert "a" * 20 not in runs and "b" * 20 not in runs
 
 
-def test_one_source_is_gone_through_as_before() -> None:
-    epochs = Epochs(50, 8, 3)
+@pytest.mark.parametrize(("size", "batch"), [(50, 8), (300_000, 50_000)])
+def test_one_source_is_gone_through_as_before(size: int, batch: int) -> None:
+    epochs = Epochs(size, batch, 3)
     for epoch in range(2):
         generator = torch.Generator().manual_seed(seed_of(3, "epoch", epoch))
-        steps = range(epoch * 7, epoch * 7 + 7)
-        assert [n for step in steps for n in epochs.batch(step)] == torch.randperm(50, generator=generator).tolist()
+        steps = range(epoch * epochs.steps, (epoch + 1) * epochs.steps)
+        assert [n for step in steps for n in epochs.batch(step)] == torch.randperm(size, generator=generator).tolist()
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 9])

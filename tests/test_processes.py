@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import reference_cases
+import tiny
 import torch
 from loop_cases import SETTINGS, Tiny, mixed_training, trajectory, whole_training
 
-from alignkit.runs import read_metrics
+from alignkit.config import Config
+from alignkit.loop import make_accelerator
+from alignkit.options.shared import RuntimeOptions
+from alignkit.runs import Run, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,6 +67,18 @@ def test_a_mixture_in_two_processes_gives_the_trajectory_of_one(folder: Path) ->
     assert first == other and "ranking/few" in first["metrics"]
     assert first["metrics"] == pytest.approx(result.metrics, rel=1e-5)
     assert_equal(model, first["parameters"])
+
+
+def test_two_processes_compute_the_reference_of_one(tmp_path: Path) -> None:
+    tiny.checkpoint(tmp_path / "base")
+    launch("reference_cases.py", tmp_path, timeout=120)
+    runtime = RuntimeOptions(trackers=[], device="cpu")
+    run = Run.open(tmp_path / "alone", "dpo", Config(), runtime)
+    alone = reference_cases.columns(tmp_path, make_accelerator(runtime), run)
+    assert len(alone) == 22 and all(column[:2] == [0.0, 0.0] and max(column[2:]) < 0 for column in alone)
+    for rank in range(2):
+        found = json.loads((tmp_path / f"reference-{rank}.json").read_text())
+        assert found == [pytest.approx(column, rel=1e-5) for column in alone]
 
 
 def test_a_rank_that_waits_for_examples_hears_why_there_are_none(tmp_path: Path) -> None:

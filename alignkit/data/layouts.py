@@ -1,5 +1,6 @@
 """Bytes into rows: JSON lines, a JSON list, CSV, plain text. Does not know where they come from or what they mean."""
 
+import codecs
 import csv
 import io
 import json
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import InputError
+from alignkit.data.json_list import list_rows
 
 csv.field_size_limit(2**31 - 1)
+PIECE = 1 << 20
+"""Bytes of a text that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ def _json_rows(path: Path, stream: io.BufferedReader) -> Rows:
 
 
 def _jsonl_rows(path: Path, stream: io.BufferedReader) -> Rows:
-    """One object a line, or one list of them, which is read whole."""
+    """One object a line, or one list of them."""
     _skip_mark(path, stream)
     if stream.peek(64)[:64].lstrip().startswith(b"["):
-        return _list_rows(path, _decoded(path, stream.read(), 1))
+        return list_rows(path, _pieces(path, stream))
     return _line_rows(stream)
 
 
@@ -48,15 +52,33 @@ def _skip_mark(path: Path, stream: io.BufferedReader) -> None:
         stream.read(3)
 
 
-def _decoded(path: Path, raw: bytes, line: int) -> str:
-    """Text that begins on a line of the file. Raises InputError where it is not UTF-8."""
+def _decoded(path: Path, raw: bytes, line: int, whole: bool = True) -> tuple[str, int]:
+    """Text that begins on a line of the file, and its bytes; what is not `whole` may end within a character.
+
+    Raises InputError where it is not UTF-8, or holds NUL bytes.
+    """
     try:
-        return raw.decode("utf-8")
+        text, used = codecs.utf_8_decode(raw, "strict", whole)
     except UnicodeDecodeError as error:
         line += raw.count(b"\n", 0, error.start)
         raise InputError(
             f"{path}:{line}: is not UTF-8 (byte {raw[error.start]:#04x}); save the file as UTF-8"
         ) from error
+    if (nul := text.find("\0")) >= 0:
+        line += text.count("\n", 0, nul)
+        raise InputError(f"{path}:{line}: holds NUL bytes: the file is damaged or no text; fetch it again")
+    return text, used
+
+
+def _pieces(path: Path, stream: io.BufferedReader) -> Iterator[str]:
+    """The file's text, piece by piece."""
+    line, raw = 1, b""
+    while (more := stream.read(PIECE)) or raw:
+        raw += more
+        text, used = _decoded(path, raw, line, not more)
+        yield text
+        line += text.count("\n")
+        raw = raw[used:]
 
 
 def _line_rows(stream: io.BufferedReader) -> Rows:
@@ -77,37 +99,6 @@ def _fault(error: ValueError | RecursionError, line: bytes) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"malformed JSON at column {error.colno}: {error.msg}; each line must be one JSON object"
     return f"malformed JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}"
-
-
-def _list_rows(path: Path, text: str) -> Rows:
-    """The items of one JSON list, each with the line it begins on."""
-    decode = json.JSONDecoder().raw_decode
-    at = _skip(text, text.index("[") + 1)
-    line, counted = 1, 0
-    try:
-        while text[at : at + 1] != "]":
-            line, counted = line + text.count("\n", counted, at), at
-            row, at = decode(text, at)
-            yield line, row
-            at = _skip(text, at)
-            if text[at : at + 1] == ",":
-                at = _skip(text, at + 1)
-            elif text[at : at + 1] != "]":
-                raise json.JSONDecodeError("expected ',' or ']' after an item", text, at)
-        at = _skip(text, at + 1)
-        if at < len(text):
-            raise json.JSONDecodeError("the list has ended; put all rows in one list, or one object a line", text, at)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: malformed JSON at column {error.colno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InputError(f"{path}:{line}: malformed JSON: {reason}") from error
-
-
-def _skip(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
-        at += 1
-    return at
 
 
 def _csv_rows(path: Path, stream: io.BufferedReader) -> Rows:
@@ -132,15 +123,13 @@ def _csv_rows(path: Path, stream: io.BufferedReader) -> Rows:
 def _text_lines(path: Path, stream: io.BufferedReader) -> Iterator[str]:
     """The file's lines with their ends; a lone CR ends a line too."""
     for number, raw in enumerate(stream, start=1):
-        text = _decoded(path, raw, number)
-        if "\0" in text:
-            raise InputError(f"{path}:{number}: holds NUL bytes: the file is damaged or no text; fetch it again")
+        text, _ = _decoded(path, raw, number)
         yield from io.StringIO(text, newline="") if "\r" in text else (text,)
 
 
 def _text_rows(path: Path, stream: io.BufferedReader) -> Rows:
     _skip_mark(path, stream)
-    text = "".join(_text_lines(path, stream)).replace("\r\n", "\n")
+    text = "".join(_pieces(path, stream)).replace("\r\n", "\n")
     if text.strip():
         yield 1, {"text": text, "source": path.name}
 

@@ -13,7 +13,7 @@ from alignkit.data import world
 from alignkit.data.files import files_of
 from alignkit.data.formats import convert
 from alignkit.data.read import read
-from alignkit.data.split import cut_document, draws_of, held_out
+from alignkit.data.split import Draws, cut_document, held_out
 from alignkit.data.streamed import Chosen, Stream, open_stream
 from alignkit.options.mixture import MixedDataOptions, SourceOptions, is_streamed
 from alignkit.options.shared import DataOptions
@@ -80,15 +80,14 @@ def places_of(options: DataOptions) -> Sequence[DataOptions | SourceOptions]:
 
 def _parts(options: DataOptions, sources: Sequence[list[R] | Stream[R]], seed: int) -> list[Part[R]]:
     share = options.validation
-    draws = [draws_of(records, seed) if share else np.zeros(sum(1 for _ in records)) for records in sources]
-    counts = [len(each) for each in draws]
+    draws = [Draws(records, seed) for records in sources] if share else []
+    counts = [len(each) for each in draws] or [sum(1 for _ in records) for records in sources]
     whole = [
         0 < share < 1 and count == 1 and isinstance(next(iter(records)), Document)
         for count, records in zip(counts, sources, strict=True)
     ]
-    others = [each for each, cut in zip(draws, whole, strict=True) if not cut]
-    held = held_out(others[0] if len(others) == 1 else np.concatenate([*others, np.zeros(0)]), share)
-    del draws, others
+    others = [each for each, cut in zip(draws, whole, strict=True) if not cut] if share else []
+    held = held_out(others, share) if share else np.zeros(sum(counts), np.bool_)
     parts: list[Part[R]] = []
     for place, records, cut in zip(places_of(options), sources, whole, strict=True):
         name = place.name if isinstance(place, SourceOptions) else ""
@@ -104,7 +103,7 @@ def _parts(options: DataOptions, sources: Sequence[list[R] | Stream[R]], seed: i
                 "source out"
             )
         if isinstance(records, Stream):
-            parts.append(Part(name, Chosen(records, ~out), Chosen(records, out)))
+            parts.append(Part(name, Chosen(records, out, False), Chosen(records, out, True)))
         else:
             parts.append(Part(name, list(compress(records, ~out)), list(compress(records, out))))
     return parts

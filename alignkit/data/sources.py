@@ -23,11 +23,16 @@ class Source:
     """(line, row) of every row; nothing is opened before the first is asked for."""
 
 
-def sources_of(path: str, split: str | None, config: str | None) -> tuple[list[Source], list[str]]:
-    """The sources at a path or of a hub's name, and the files of a folder that are none, hidden ones left out."""
+def sources_of(
+    path: str, split: str | None, config: str | None, revision: str | None = None
+) -> tuple[list[Source], list[str]]:
+    """The sources at a path or of a hub's name, and the files of a folder that are none, hidden ones left out.
+
+    `revision` is the commit of a hub's data set; None: the newest.
+    """
     place = Path(path)
     if not place.exists():
-        return [Source(path, path, hub_rows(path, split or "train", config))], []
+        return [Source(path, path, hub_rows(path, split or "train", config, revision))], []
     if config is not None:
         raise InputError(f"{path}: `--config` names a part of a data set on a hub; leave it out")
     if place.is_dir():
@@ -54,11 +59,14 @@ def hub_revision(name: str, where: str = "") -> str:
 def hub_rows(name: str, split: str, config: str | None = None, revision: str | None = None) -> Rows:
     """The rows of a data set, streamed; raises InputError where there is none, or the network ends."""
     _check_name(name)
+    number = 0
     try:
         data = import_module("datasets").load_dataset(name, config, split=split, revision=revision, streaming=True)
         for number, row in enumerate(data, start=1):
             yield number, as_json(row)
     except Exception as error:  # whatever a missing network, name, split or config raises
+        if number:
+            raise InputError(f"{name}: the hub gave no row after row {number:,}: {_reason(error)}") from error
         raise InputError(_no_data(name, error, f" whose split {split!r}")) from error
 
 
@@ -68,8 +76,8 @@ def _check_name(name: str, where: str = "") -> None:
 
 
 def _no_data(name: str, error: Exception, which: str = " that") -> str:
-    reason = " ".join(str(error).split())
-    return (
-        f"{name}: is neither a file or folder here nor a data set{which} a hub gives: {type(error).__name__}: "
-        f"{reason[:300]}"
-    )
+    return f"{name}: is neither a file or folder here nor a data set{which} a hub gives: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -3,13 +3,18 @@
 import hashlib
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from tempfile import SpooledTemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignkit.config import InputError
 from alignkit.records import Demonstration, Document, Messages, Prompt, Record
+
+BLOCK = 1 << 16
+"""Draws that are in memory at once."""
 
 
 def beginning(record: Record) -> str:
@@ -26,23 +31,44 @@ def beginning(record: Record) -> str:
     return " ".join(text.casefold().split())
 
 
-def draws_of(records: Iterable[Record], seed: int) -> NDArray[np.float64]:
-    """[N] a number in [0, 1) for each record, which depends on its beginning and the seed alone."""
-    # an array grows by a sixteenth at a time, numpy's by a half
-    return np.frombuffer(array("d", (draw(beginning(record), seed) for record in records)))
+class Draws:
+    """A number in [0, 1) for each record, which depends on its beginning and the seed alone; those of many records are
+    kept in a temporary file and read block by block."""
+
+    def __init__(self, records: Iterable[Record], seed: int) -> None:
+        self._count = 0
+        self._file = SpooledTemporaryFile(max_size=8 * BLOCK)  # noqa: SIM115 (ends with the object)
+        draws = (draw(beginning(record), seed) for record in records)
+        while block := array("d", islice(draws, BLOCK)):
+            self._file.write(block.tobytes())
+            self._count += len(block)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        """Block by block, in the order of the records."""
+        self._file.seek(0)
+        while block := self._file.read(8 * BLOCK):
+            yield np.frombuffer(block)
 
 
-def held_out(draws: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
-    """[N] who is held out, by their draws. `share` below 1: that share of all beginnings; else at least that many
-    records; 0: none.
+def held_out(draws: Sequence[Draws], share: float) -> NDArray[np.bool_]:
+    """[N] who is held out of all sources, by their draws. `share` below 1: that share of all beginnings; else at least
+    that many records; 0: none.
 
     Records with the same beginning fall on the same side, and with a share a record's side does not change when others
     are added. At least one record stays on each side. Raises InputError where that cannot be.
     """
-    total = len(draws)
+
+    def largest(below: float) -> float:
+        return max(block.max(where=block < below, initial=0.0) for each in draws for block in each)
+
+    held = np.zeros(sum(len(each) for each in draws), np.bool_)
+    total = len(held)
     if share == 0 or not total:
-        return np.zeros(total, np.bool_)
-    lowest, highest = draws.min(initial=1.0), draws.max(initial=0.0)
+        return held
+    lowest, highest = min(block.min() for each in draws for block in each), largest(math.inf)
     if lowest >= highest:
         raise InputError(
             f"`data.validation`: all {total} records begin with the same question, so none can be held out; "
@@ -50,12 +76,23 @@ def held_out(draws: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
         )
     if share >= total:
         raise InputError(f"`data.validation`: {share:g} records are to be held out of {total}; hold out fewer")
-    if share < 1:
-        below = max(lowest, draws.max(where=draws < share, initial=0.0))
-    else:
-        last = math.ceil(share) - 1
-        below = np.partition(draws, last)[last]
-    return draws <= min(below, draws.max(where=draws < highest, initial=0.0))
+    last = max(lowest, largest(share)) if share < 1 else _smallest(draws, math.ceil(share))
+    last = min(last, largest(highest))
+    place = 0
+    for each in draws:
+        for block in each:
+            np.less_equal(block, last, out=held[place : place + len(block)])
+            place += len(block)
+    return held
+
+
+def _smallest(draws: Sequence[Draws], count: int) -> float:
+    """The last of the `count` smallest draws."""
+    kept = np.zeros(0)
+    for each in draws:
+        for block in each:
+            kept = np.sort(np.concatenate([kept, block]))[:count].copy()
+    return float(kept[-1])
 
 
 def draw(text: str, seed: int) -> float:

@@ -84,22 +84,25 @@ def _sha256_of(path: Path, size: int, changed: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Chosen(Generic[R]):
-    """Those records of a stream that a mask names."""
+    """One side of a stream's records."""
 
     stream: Stream[R]
-    mask: NDArray[np.bool_]
+    held_out: NDArray[np.bool_]
     """[N] one for each record of the stream."""
+    side: bool
+    """Whether it is those that are held out."""
 
     def __len__(self) -> int:
-        return int(self.mask.sum())
+        held_out = int(np.count_nonzero(self.held_out))
+        return held_out if self.side else len(self.held_out) - held_out
 
     def __iter__(self) -> Iterator[R]:
-        return (record for record, chosen in self.told_apart() if chosen)
+        return (record for record, held_out in self.told_apart() if held_out == self.side)
 
     def told_apart(self) -> Iterator[tuple[R, bool]]:
-        """Every record, and whether it is one of them."""
+        """The records of both sides, and whether each is held out."""
         ends = object()
-        for record, chosen in zip_longest(self.stream, self.mask, fillvalue=ends):
-            if record is ends or chosen is ends:
+        for record, held_out in zip_longest(self.stream, self.held_out, fillvalue=ends):
+            if record is ends or held_out is ends:
                 raise InputError(f"{self.stream.place.path}: changed while it was being read; run it again")
-            yield record, bool(chosen)
+            yield record, bool(held_out)

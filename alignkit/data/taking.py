@@ -1,6 +1,7 @@
 """Rows taken at the door: their records as lines, ids that stand once, rejects listed. Knows not where they go."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from alignkit.config import InputError
@@ -27,13 +28,21 @@ Tell = Callable[[str, int], None]
 
 
 class Taker:
-    """Takes rows as records of one kind. `counts` has what became of each source's rows."""
+    """Takes rows as records of one kind. `counts` has what became of each source's rows.
 
-    def __init__(self, as_: type[Record], format: str, rejects: TextIO, strict: bool = False) -> None:
+    With a `log`, which gets the ids of every row and the count of every source that is done, another taker can go on.
+    """
+
+    def __init__(
+        self, as_: type[Record], format: str, rejects: TextIO, strict: bool = False, log: TextIO | None = None
+    ) -> None:
         self._reader = RowReader(as_, format)
         self._ids = Ids()
         self._rejects = rejects
         self._strict = strict
+        self._log = log
+        self._done = 0  # sources that an earlier taker has read to their end
+        self._count = FileCount("")
         self.counts: list[FileCount] = []
         self.first = ""
         """The first rejection, for the message where nothing else remains."""
@@ -43,16 +52,40 @@ class Taker:
 
         Raises InputError; OSError where the disk is full.
         """
-        self.counts = [FileCount(one.name) for one in sources]
-        rows = 0
-        for source, count in zip(sources, self.counts, strict=True):
-            self._reader.form = self._reader.format
-            for line, row in source.rows:
-                if lines := self._take(source, line, row, count):
+        self.counts += [FileCount(one.name) for one in sources[len(self.counts) :]]
+        rows = sum(count.rows for count in self.counts[: self._done])
+        for source, count in zip(sources[self._done :], self.counts[self._done :], strict=True):
+            self._count = count
+            before = count.rows
+            if not before:
+                self._reader.form = self._reader.format
+            for number, (line, row) in enumerate(source.rows):
+                if number >= before and (lines := self._take(source, line, row, count)):
                     yield source, line, lines
                 rows += 1
                 if rows % 1000 == 0:
                     tell(source.name, rows)
+            self._note(vars(count))
+
+    def state(self) -> dict[str, Any]:
+        """How far it has come (plain JSON), right after a row that it gave."""
+        return {"count": vars(self._count), "form": self._reader.form, "first": self.first}
+
+    def resume(self, state: dict[str, Any], log: Iterable[str], sources: Sequence[Source]) -> None:
+        """Go on from a state and the log up to it: the rows that were taken are read once more, but not taken."""
+        for entry in map(json.loads, log):
+            if isinstance(entry, dict):
+                self.counts.append(FileCount(**entry))
+            else:
+                line, *ids = entry
+                self._ids.claim(ids, sources[len(self.counts)].short, line)
+        self._done = len(self.counts)
+        self.counts.append(FileCount(**state["count"]))
+        self._reader.form, self.first = state["form"], state["first"]
+
+    def _note(self, entry: Any) -> None:
+        if self._log is not None:
+            self._log.write(json.dumps(entry) + "\n")
 
     def _take(self, source: Source, line: int, row: Any, count: FileCount) -> list[str]:
         try:
@@ -61,6 +94,8 @@ class Taker:
                 raise ValueError(f"holds no {self._reader.as_.__name__}: nothing in it is complete enough for one")
             held = ids_of(found)
             given = self._ids.claim(held, source.short, line)
+            if given:
+                self._note([line, *given])
             names = iter(given)
             named = found if given == held else [_with_id(one, names) for one in found]
             lines = [*map(to_line, named)]

@@ -5,7 +5,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.mixture import MixedDataOptions
+from alignkit.options.mixture import StreamedDataOptions
 from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 
 LossName = Literal[
@@ -43,7 +43,7 @@ class DpoConfig(Config):
 
     model: ModelOptions
     """The model to start from, usually @sft."""
-    data: MixedDataOptions
+    data: StreamedDataOptions
     """Comparisons: all untied pairs of a ranking are trained on, each ranking weighing 1."""
     train: DpoTrain = DpoTrain()
     """The optimiser and its schedule."""

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from alignkit.batches import total_steps
 from alignkit.config import InputError
 from alignkit.loop import Example, Follower, Objective, evaluate_objective, fit
-from alignkit.mixture import epochs_of, mixed_alike
+from alignkit.mixture import epochs_of
 from alignkit.models import save_policy
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.shared import RuntimeOptions
@@ -20,7 +20,7 @@ from alignkit.pairs import preference_objective
 from alignkit.policy import Policy
 from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
 from alignkit.records import Comparison
-from alignkit.reference import MovingReference, with_reference
+from alignkit.reference import MovingReference, discard_reference, with_reference
 from alignkit.runs import Run
 from alignkit.trie import TokenSequence
 
@@ -41,9 +41,7 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     policy = setting.policy(config.model, config.seed)
     moving = MovingReference(policy, config.moving_reference) if config.moving_reference is not None else None
     if config.has_reference and moving is None:
-        examples = with_reference(policy, [*train, *validation], runtime.token_budget, accelerator, run)
-        split = len(train)
-        train, validation = mixed_alike(examples[:split], train), mixed_alike(examples[split:], validation)
+        train, validation = with_reference(policy, [train, validation], runtime.token_budget, accelerator, run)
     objective = preference_objective(config, None if moving is None else moving.logps)
     if config.starts_at_ln2 and run.latest_checkpoint() is None:
         check_start(policy, train[: config.train.batch_size], objective, runtime.token_budget, accelerator)
@@ -56,6 +54,7 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
         policy, train, validation, objective, config.train, runtime, run, config.seed, accelerator, save, follower
     )
     finish(run, result)
+    discard_reference(run)
     return run.model_dir
 
 

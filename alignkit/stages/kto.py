@@ -17,7 +17,7 @@ from alignkit.policy import Policy
 from alignkit.preferences import kto
 from alignkit.prepare import finish, labelled_sequences, load_examples, open_setting
 from alignkit.records import Feedback
-from alignkit.reference import with_reference
+from alignkit.reference import discard_reference, with_reference
 from alignkit.runs import Run
 from alignkit.trie import TokenSequence, TrieBatch, sum_by_owner
 
@@ -39,8 +39,7 @@ def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     if config.loss == "kto":
         train, validation = (mismatched(part, config.seed) for part in (train, validation))
     policy = setting.policy(config.model, config.seed)
-    examples = with_reference(policy, [*train, *validation], runtime.token_budget, accelerator, run)
-    train, validation = examples[: len(train)], examples[len(train) :]
+    train, validation = with_reference(policy, [train, validation], runtime.token_budget, accelerator, run)
 
     def save(folder: Path) -> None:
         save_policy(policy, format, folder)
@@ -48,6 +47,7 @@ def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     objective = kto_objective(config)
     result = fit(policy, train, validation, objective, config.train, runtime, run, config.seed, accelerator, save)
     finish(run, result)
+    discard_reference(run)
     return run.model_dir
 
 

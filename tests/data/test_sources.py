@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -16,24 +17,25 @@ ROWS = [{"prompt": "q", "completion": "a", "score": None}, {"prompt": "q", "comp
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What the loader was asked for."""
+    """What the loader was asked for, at the commit that the hub names."""
     calls: list[tuple[Any, ...]] = []
 
     def load_dataset(
-        name: str, config: str | None, *, split: str, revision: None, streaming: bool
+        name: str, config: str | None, *, split: str, revision: str, streaming: bool
     ) -> datasets.IterableDataset:
-        calls.append((name, config, split, streaming))
+        calls.append((name, config, split, revision, streaming))
         if split != "train":
             raise ValueError(f"Bad split: {split}.\nAvailable splits: ['train']")
         return Dataset.from_list(ROWS).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("huggingface_hub.dataset_info", lambda name, timeout: SimpleNamespace(sha="c0ffee"))
     return calls
 
 
 def test_a_hubs_data_set_is_streamed_row_by_row(asked: list[tuple[Any, ...]], tmp_path: Path) -> None:
     done = import_data("team/data", tmp_path / "a.jsonl", "demonstrations", config="main")
-    assert asked == [("team/data", "main", "train", True)]
+    assert asked == [("team/data", "main", "train", "c0ffee", True)]
     assert [(file.file, file.rows, file.imported) for file in done.files] == [("team/data", 2, 1)]
     assert json.loads((tmp_path / "a.jsonl").read_text())["messages"][1]["content"] == "a"
     rejected = json.loads((tmp_path / "a.rejects.jsonl").read_text())
@@ -49,7 +51,9 @@ def test_a_split_that_is_not_there_is_one_error(asked: list[tuple[Any, ...]], tm
 
 
 def test_without_a_network_a_name_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^nobody/nothing: is neither a file or folder here nor .*Error: ") as caught:
+    with pytest.raises(
+        InputError, match=r"^nobody/nothing: is neither a file or folder here nor .*: Offline"
+    ) as caught:
         import_data("nobody/nothing", tmp_path / "a.jsonl", "demonstrations")
     assert "\n" not in str(caught.value)
 

@@ -5,7 +5,8 @@ from itertools import compress
 import pytest
 
 from alignkit.config import InputError
-from alignkit.data.split import beginning, cut_document, draws_of, held_out
+from alignkit.data import split
+from alignkit.data.split import Draws, beginning, cut_document, draw, held_out
 from alignkit.records import Comparison, Demonstration, Document, Message, Prompt
 
 
@@ -18,7 +19,7 @@ PROMPTS = [ask(f"question {i}") for i in range(2000)]
 
 
 def hold_out(records: list[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    out = held_out(draws_of(records, seed), share)
+    out = held_out([Draws(records, seed)], share)
     return [r for r, held in zip(records, out, strict=True) if not held], list(compress(records, out))
 
 
@@ -53,6 +54,16 @@ def test_a_share_does_not_move_records_when_others_come() -> None:
 def test_a_number_is_met_exactly_where_no_two_begin_alike() -> None:
     train, validation = hold_out(PROMPTS, 137, seed=0)
     assert (len(train), len(validation)) == (1863, 137)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 3, 137, 1999])
+def test_draws_on_the_disk_hold_out_by_the_definition(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [draw(beginning(record), 5) for record in PROMPTS]
+    last = max(n for n in numbers if n < share) if share < 1 else sorted(numbers)[int(share) - 1]
+    for size in (7, 1000, 2000, 1 << 16):
+        monkeypatch.setattr(split, "BLOCK", size)
+        out = held_out([Draws(PROMPTS[:900], 5), Draws(PROMPTS[900:], 5)], share)
+        assert out.tolist() == [number <= last for number in numbers]
 
 
 def test_the_seed_decides_and_the_order_stays() -> None:

@@ -1,6 +1,8 @@
 """DPO: TRL's loss and gradients; its reference; runs end to end, cut off, adapted, reloaded."""
 
 import math
+import sqlite3
+from array import array
 from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
@@ -28,7 +30,6 @@ from chat_cases import (
     write,
 )
 from peft import AutoPeftModelForCausalLM, PeftConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig as TrlConfig
@@ -74,7 +75,7 @@ def against(reference: Path, examples: list[Example], directory: Path, settings:
     runtime = RuntimeOptions(trackers=[], device="cpu")
     run = Run.open(directory, "dpo", settings, runtime)
     policy = load_policy(ModelOptions(path=str(reference)))
-    return with_reference(policy, examples, 4096, make_accelerator(runtime), run)
+    return list(with_reference(policy, [examples], 4096, make_accelerator(runtime), run)[0])
 
 
 # ------------------------------------------------------------------------------------------------------------- TRL
@@ -271,13 +272,21 @@ def test_a_wrong_reference_is_noticed_before_the_first_step(folder: Path, tmp_pa
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
         cut_after(patch, 0)
         start(dpo, tmp_path / "run", settings)
-    path = tmp_path / "run" / "reference.safetensors"
-    (key, logps), *_ = load_file(path).items()
-    save_file({key: logps + 3 * torch.randn(len(logps), generator=torch.Generator().manual_seed(0))}, path)
+    path = tmp_path / "run" / "reference.sqlite"
+    generator = torch.Generator().manual_seed(0)
+
+    def spoil(logps: bytes) -> bytes:
+        told = array("f", logps)
+        return array("f", (torch.tensor(told) + 3 * torch.randn(len(told), generator=generator)).tolist()).tobytes()
+
+    with sqlite3.connect(path) as database:
+        database.create_function("spoil", 1, spoil)
+        database.execute('UPDATE "0" SET example = spoil(example)')
     with pytest.raises(RuntimeError, match="not ln 2: the reference is not the policy"):
         start(dpo, tmp_path / "run", settings)
     # Other data have another key: what stands in the file is not taken for theirs.
-    save_file({"of other data": logps + 50}, path)
+    with sqlite3.connect(path) as database:
+        database.execute("""UPDATE state SET value = json_replace(value, '$.key', 'of other data')""")
     assert start(dpo, tmp_path / "run", settings).record.status == "done"
 
 

@@ -172,7 +172,7 @@ def test_every_loss_reads_it_as_it_would_kept_numbers(folder: Path, tmp_path: Pa
     examples = examples_of(folder / "base", [*drawn[:3], next(row for row in drawn if len(row["ranks"]) == 9)])
     settings = config(folder, loss=loss, **SETTINGS.get(loss, {}))
     run = Run.open(tmp_path / "run", "dpo", settings, QUIET)
-    kept = with_reference(load_policy(other), examples, 4096, make_accelerator(QUIET), run)
+    kept = with_reference(load_policy(other), [examples], 4096, make_accelerator(QUIET), run)[0]
     moving = MovingReference(load_policy(other), MovingReferenceOptions())
     policy = load_policy(ModelOptions(path=str(folder / "base")))
 

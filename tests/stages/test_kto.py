@@ -103,7 +103,8 @@ def test_loss_and_gradients_are_those_of_trl(folder: Path, tmp_path: Path, loss:
     runtime = RuntimeOptions(trackers=[], device="cpu")
     run = Run.open(tmp_path / "run", "kto", settings, runtime)
     accelerator = make_accelerator(runtime)
-    examples = with_reference(load_policy(ModelOptions(path=str(reference))), examples, 4096, accelerator, run)
+    policy = load_policy(ModelOptions(path=str(reference)))
+    (examples,) = with_reference(policy, [examples], 4096, accelerator, run)
     policy = load_policy(ModelOptions(path=str(base)))
     for budget in (4096, 120):
         policy.zero_grad()

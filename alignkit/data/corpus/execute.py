@@ -13,6 +13,7 @@ from typing import Any
 import multiprocess
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.utils.logging import logger
+from multiprocess.managers import SyncManager
 
 from alignkit.config import InputError
 from alignkit.data.taking import Tell
@@ -36,11 +37,25 @@ class _Quiet(LocalPipelineExecutor):
         super().__init__(**arguments)
         self.asked_by = os.getpid()
 
+    def run(self) -> Any:
+        before, multiprocess.Manager = multiprocess.Manager, _manager
+        try:
+            return super().run()
+        finally:
+            multiprocess.Manager = before
+
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
         if os.getpid() != self.asked_by:
             _end_once(self.asked_by)
         return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def _manager() -> SyncManager:
+    """What `multiprocess.Manager` gives, but its process ends with this one."""
+    manager = SyncManager(ctx=multiprocess.get_context())
+    manager.start(end_with, (os.getpid(),))
+    return manager
 
 
 @cache

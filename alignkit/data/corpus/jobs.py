@@ -1,29 +1,23 @@
 """A job from its source to its files: the work folder that lets it resume, the stages, the end. Knows no step."""
 
-import fcntl
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from alignkit.config import Config, InputError, content_hash
+from alignkit.config import Config, InputError
 from alignkit.data.corpus.execute import Stage, execute
 from alignkit.data.corpus.gather import Gather, Outcome, accounts_of
 from alignkit.data.corpus.shards import Shards, make_shards
-from alignkit.data.importing import check_out, sweep
+from alignkit.data.importing import check_out
 from alignkit.data.sources import sources_of
 from alignkit.data.stream import kind_at
 from alignkit.data.taking import KINDS, Tell
-from alignkit.lineage import atomic_write
+from alignkit.data.work_folder import SUBMITTED, state_of, sweep, work_folder
 from alignkit.options.corpus import WorkOptions
-
-SUBMITTED = "submitted"
-"""The file in a work folder that says that Slurm has its jobs."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def run_job(
     decides = {name: value for name, value in given.items() if name != "most_removed"}
     files = [*map(str, parts.values())]
     decides = [command, as_, format, decides, work.shard_megabytes, files]
-    with work_folder(out, (source, *beside), decides) as folder:
+    with job_folder(out, (source, *beside), decides) as folder:
         try:
             shards = make_shards(source, folder, as_ or kind_at(source, format), format, work.shard_megabytes, tell)
             stages, ending = plan(shards, folder)
@@ -98,43 +92,13 @@ def check_apart(written: Sequence[Path], read: Sequence[str]) -> None:
 
 
 @contextmanager
-def work_folder(out: Path, sources: Sequence[str], decides: Any) -> Iterator[Path]:
-    """The folder beside `out` in which a job works: a killed start's where sources and options are the same, else new.
-
-    `key.json` in it is written when the job first begins, and deleted when all is done. Folders of other jobs for the
-    same `out` are deleted. Raises InputError where one of them is at work.
-    """
-    versions = [version(name) for name in ("alignkit", "datatrove")]
-    key = content_hash([decides, {path: _state(path) for path in sources}, versions])
-    folder = (out.parent / f".{out.name}.{key[:8]}.work").resolve()
-    if strange := sorted(set(str(folder)) & set("*?[]{}")):
+def job_folder(out: Path, sources: Sequence[str], decides: Any) -> Iterator[Path]:
+    """The folder in which a job works, for as long as its sources and what else decides stay the same."""
+    if strange := sorted(set(str(out.resolve())) & set("*?[]{}")):
         raise InputError(f"{out}: the path holds {strange[0]!r}, by which files are searched for; choose another")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which forked processes would go on holding
-        except OSError as error:
-            raise InputError(f"{out}: another process is at work on it; wait for its end") from error
-        for other in out.parent.glob(f".{escape(out.name)}.????????.work"):
-            going = (other / "key.json").is_file()
-            if other.name != folder.name and going and (other / SUBMITTED).is_file():
-                raise InputError(
-                    f"{out}: jobs on Slurm are at work on it in {other}; delete that once they have ended"
-                )
-            if other.name != folder.name or not going:
-                shutil.rmtree(other)
-        folder.mkdir(exist_ok=True)
-        if not (folder / "key.json").is_file():
-            atomic_write(folder / "key.json", json.dumps(key))
-        try:
-            yield folder
-        finally:
-            Path(lock.name).unlink()
+    with work_folder(out, [decides, {path: _state(path) for path in sources}, version("datatrove")]) as folder:
+        yield folder
 
 
 def _state(path: str) -> Any:
-    """What tells one content of a source from another: names, sizes and times of its files."""
-    if not Path(path).exists():
-        return None
-    files = [Path(one.name) for one in sources_of(path, None, None)[0]]
-    return [[str(file), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
+    return state_of(Path(one.name) for one in sources_of(path, None, None)[0]) if Path(path).exists() else None

@@ -14,11 +14,12 @@ from pydantic import BaseModel
 from alignkit.config import InputError
 from alignkit.data.corpus.execute import Stage, execute
 from alignkit.data.corpus.gather import accounts_of
-from alignkit.data.corpus.jobs import SUBMITTED, check_apart, work_folder
+from alignkit.data.corpus.jobs import check_apart, job_folder
 from alignkit.data.corpus.shards import Shards, make_shards
 from alignkit.data.importing import check_out
 from alignkit.data.stream import kind_at
 from alignkit.data.taking import KINDS, Tell
+from alignkit.data.work_folder import SUBMITTED
 from alignkit.lineage import atomic_write, replacing
 from alignkit.mixture import draws_of
 from alignkit.options.corpus import MixOptions
@@ -64,7 +65,7 @@ def mix(out: Path, as_: str | None, options: MixOptions, tell: Tell) -> Mixed | 
         raise InputError(f"--as {as_}: give one of {', '.join(KINDS)}")
     given = options.model_dump(mode="json", exclude={"work"})
     decides = ["mix", as_, given, options.work.shard_megabytes, str(out)]
-    with work_folder(out, [one.path for one in options.sources], decides) as folder:
+    with job_folder(out, [one.path for one in options.sources], decides) as folder:
         return _work(folder, out, as_, options, tell)
 
 

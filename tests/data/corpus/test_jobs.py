@@ -63,14 +63,19 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
         time.sleep(0.01)
 
 
-def workers_in(folder: Path) -> list[str]:
-    """The processes that work for a job there, and their server."""
+def processes_in(folder: Path, command: bytes = b"") -> list[str]:
+    """The processes there whose command holds a word: a job, its workers, the servers of both."""
     found: list[str] = []
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if place.joinpath("cwd").resolve() == folder and b"forkserver" in (place / "cmdline").read_bytes():
+            if place.joinpath("cwd").resolve() == folder and command in (place / "cmdline").read_bytes():
                 found.append(place.name)
     return found
+
+
+def workers_in(folder: Path) -> list[str]:
+    """The processes that work for a job there, and the server that starts them."""
+    return processes_in(folder, b"forkserver")
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
@@ -117,9 +122,9 @@ def test_workers_end_with_the_job_that_was_killed(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     end = time.monotonic() + 30
-    while workers_in(tmp_path) and time.monotonic() < end:
+    while processes_in(tmp_path) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not workers_in(tmp_path)
+    assert not processes_in(tmp_path)
 
 
 def test_other_options_begin_anew(tmp_path: Path) -> None:
