@@ -83,3 +83,24 @@ def prompts_of(path: Path, *pairs: tuple[int, int]) -> Path:
 def call_of(expression: str) -> str:
     """The text of a call of the calculator."""
     return OPEN + expression + CLOSE
+
+
+TOOLS: dict[str, Any] = {"kind": "tools", "tools": ["calculator"], "announce": False, "max_tokens": 40}
+
+
+def prepare(place: Path) -> Path:
+    """Two checkpoints, calls and guesses, and three products as prompts."""
+    for seed, name in enumerate(("calls", "guesses")):
+        checkpoint(place / name, seed)
+    prompts_of(place / "prompts.jsonl", (3, 4), (7, 8), (2, 2))
+    return place
+
+
+def spelled(a: int, b: int, *turns: str) -> list[str]:
+    """A conversation in ChatML, what the policy says standing at the odd places."""
+    asked = f"<|im_start|>user\n{a}*{b}<|im_end|>\n<|im_start|>assistant\n"
+    if len(turns) == 1:
+        return [asked, turns[0] + "<|im_end|>"]
+    said, reply, answer = turns
+    between = f"\n<|im_start|>tool\n{reply}<|im_end|>\n<|im_start|>assistant\n"
+    return [asked, said + "<|im_end|>", between, answer + "<|im_end|>"]
