@@ -14,8 +14,8 @@ from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_data
 from alignkit.engines import Engine, open_engine
-from alignkit.environment.episodes import Episodes
-from alignkit.environment.seam import announced, build_environment
+from alignkit.environment.episodes import Episodes, open_episodes
+from alignkit.environment.seam import announced
 from alignkit.models import load_tokenizer, save_policy
 from alignkit.options.ppo import PpoConfig, PtxOptions
 from alignkit.options.reward_source import RewardSource
@@ -92,12 +92,9 @@ def load_actors(config: PpoConfig, runtime: RuntimeOptions, run: Run, reward: Re
     device, precision, format = setting.accelerator.device, setting.precision, setting.format.stopping_at(config.stop)
     prompts, validation, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
-    told, more, episodes = config.environment, 0, None
-    if told is not None:
-        environment = build_environment(told, runtime.allow_code)
-        episodes, more = Episodes(format, environment, told), told.max_tokens
-        prompts, validation = (announced(part, told, runtime.allow_code) for part in (prompts, validation))
-    budget = runtime.token_budget
+    told, budget = config.environment, runtime.token_budget
+    episodes, more = open_episodes(told, format, runtime.allow_code), 0 if told is None else told.max_tokens
+    prompts, validation = (announced(part, told, runtime.allow_code) for part in (prompts, validation))
     prompts, validation = (fitting(part, [format], config, budget, more) for part in (prompts, validation))
     drawn, processes = config.prompts_per_update, setting.accelerator.num_processes
     if not prompts or drawn < processes:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.load import load_data
+from alignkit.environment.seam import announced
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.sample import SampleConfig
+from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Prompt
 from alignkit.runs import Run
 
@@ -54,15 +56,22 @@ def fitting(
 
 
 def load_prompts(
-    config: SampleConfig | CritiqueConfig, format: ChatFormat, run: Run, budget: int, more: int = 0
+    config: SampleConfig | CritiqueConfig, format: ChatFormat, run: Run, runtime: RuntimeOptions, more: int = 0
 ) -> tuple[list[Prompt], int]:
-    """The prompts of a stage that writes data, and how many were skipped for their length; sources go on the record.
+    """The prompts of a stage that writes data, with the tools of its environment, and how many were skipped for their
+    length; sources go on the record.
 
     Ids that several of them have are taken off, since what is written has them again. Raises InputError.
     """
     given, _, sources = load_data(config.data, Prompt, config.seed)
     run.add_data(sources)
-    prompts = fitting(given, [format], config, budget, more)
+    if isinstance(config, SampleConfig) and config.environment is not None:
+        given, more = announced(given, config.environment, runtime.allow_code), config.environment.max_tokens
+    prompts = fitting(given, [format], config, runtime.token_budget, more)
+    return unique(prompts), len(given) - len(prompts)
+
+
+def unique(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts without the ids that several of them have."""
     ids = Counter(prompt.id for prompt in prompts)
-    unique = [prompt if ids[prompt.id] == 1 else prompt.model_copy(update={"id": None}) for prompt in prompts]
-    return unique, len(given) - len(prompts)
+    return [prompt if ids[prompt.id] == 1 else prompt.model_copy(update={"id": None}) for prompt in prompts]

@@ -63,6 +63,12 @@ def _check_prompt(messages: Sequence[Message], field: str) -> None:
         raise ValueError(f"`{field}` ends with the assistant's turn; it must end where the assistant is to answer")
 
 
+def _check_responses(responses: Sequence[Messages]) -> None:
+    for index, response in enumerate(responses):
+        if not response or response[-1].role != "assistant":
+            raise ValueError(f"no response: `responses[{index}]` must end with the assistant's turn")
+
+
 class Document(Record):
     """Text to pretrain on."""
 
@@ -127,9 +133,28 @@ class Comparison(Record):
                 raise ValueError(f"`{field}` holds {len(values)} values for {count} responses; give one for each")
         if len(set(self.ranks)) == 1:
             raise ValueError("all responses are tied: the ranking says nothing; give different `ranks`")
-        for index, response in enumerate(self.responses):
-            if not response or response[-1].role != "assistant":
-                raise ValueError(f"no response: `responses[{index}]` must end with the assistant's turn")
+        _check_responses(self.responses)
+        return self
+
+
+class Candidates(Record):
+    """A prompt and responses to it that are still to be compared."""
+
+    prompt: Messages = Field(min_length=1)
+    """The turns before the responses."""
+    responses: tuple[Messages, ...] = Field(min_length=1)
+    """The responses, each one or more turns that end with the assistant's. An empty text is a response too."""
+    tools: Tools | None = None
+    """JSON schemas of the tools the assistant may call."""
+    id: str | None = None
+    """A name, unique in its file."""
+    columns: dict[str, Any] = Field(default_factory=dict)
+    """Everything else the row carried, but ranks and margins."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_prompt(self.prompt, "prompt")
+        _check_responses(self.responses)
         return self
 
 

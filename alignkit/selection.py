@@ -4,17 +4,21 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
+from alignkit.chunks import Row
+from alignkit.environment.tools import COUNTED, counted
 from alignkit.options.sample import SampleConfig
-from alignkit.records import Comparison, Demonstration, Feedback, Message, Prompt, Record
+from alignkit.records import Comparison, Completion, Demonstration, Feedback, Message, Messages, Prompt, Record
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One answer to a prompt, and what it is worth."""
 
-    response: Message
+    response: Messages
+    """One or more turns that end with the assistant's."""
     score: float
     finished: bool = True
     """False where the length limit cut it."""
@@ -31,6 +35,29 @@ class Selection:
     """The answers in the records, in their order."""
     dropped: str | None = None
     """Why there is no record: "failed", "unfinished", "empty", "below_minimum", "tied", "one_answer", "no_verdict"."""
+
+
+def row_of(completion: Completion) -> Row:
+    """An answer as a row of a chunk keeps it: its turns, whether it is finished, its sampled tokens, its counts."""
+    said = (*completion.turns, completion.response)
+    return {
+        "response": [turn.model_dump(mode="json", exclude_none=True) for turn in said],
+        "finished": completion.finished,
+        "tokens": len(completion.ids),
+        "counts": counted(completion),
+    }
+
+
+def candidate_of(row: Row, score: float, parts: dict[str, float] | None = None) -> Candidate:
+    """The answer of such a row."""
+    response = tuple(Message.model_validate(turn) for turn in row["response"])
+    return Candidate(response, score, row["finished"], parts or {})
+
+
+def mean_counts(rows: Sequence[Row]) -> dict[str, float]:
+    """environment/… of the answers in rows of chunks."""
+    counts = [answer["counts"] for row in rows for answer in row["answers"]]
+    return {f"environment/{name}": fmean(one[name] for one in counts) for name in COUNTED}
 
 
 def best_of(scores: Sequence[float], top: int = 1, minimum: float | None = None) -> list[int]:
@@ -78,7 +105,7 @@ def select(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig
         assert config.minimum is not None, "SampleConfig checks it"
         labels = [one.score >= config.minimum for one in different]
         records = [
-            Feedback(prompt=prompt.messages, response=(one.response,), label=label, **_common(prompt, one, number))
+            Feedback(prompt=prompt.messages, response=one.response, label=label, **_common(prompt, one, number))
             for number, (one, label) in enumerate(zip(different, labels, strict=True))
         ]
         return Selection(tuple(records), tuple(different))
@@ -108,7 +135,7 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _best(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig) -> Selection:
-    said = [one for one in candidates if not one.response.empty]
+    said = [one for one in candidates if not one.response[-1].empty]
     if not said:
         return Selection((), (), "empty")
     chosen = [said[n] for n in best_of([one.score for one in said], config.top, config.minimum)]
@@ -118,12 +145,12 @@ def _best(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig)
     return Selection(tuple(records), tuple(chosen), None if records else "below_minimum")
 
 
-def demonstration(prompt: Prompt, response: Message, **common: Any) -> Demonstration:
-    """The answer as a demonstration; what the assistant said before it is context."""
+def demonstration(prompt: Prompt, response: Messages, **common: Any) -> Demonstration:
+    """The answer, all its turns, as a demonstration; what the assistant said before it is context."""
     context = tuple(
         turn.model_copy(update={"weight": 0.0}) if turn.role == "assistant" else turn for turn in prompt.messages
     )
-    return Demonstration(messages=(*context, response), **common)
+    return Demonstration(messages=(*context, *response), **common)
 
 
 def comparison_of(prompt: Prompt, candidates: Sequence[Candidate]) -> Comparison:
@@ -132,7 +159,7 @@ def comparison_of(prompt: Prompt, candidates: Sequence[Candidate]) -> Comparison
     parts = {name: [one.parts[name] for one in candidates] for name in candidates[0].parts}
     return Comparison(
         prompt=prompt.messages,
-        responses=tuple((one.response,) for one in candidates),
+        responses=tuple(one.response for one in candidates),
         ranks=tuple(ranks_of(scores)),
         margins=tuple(scores),
         tools=prompt.tools,

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from alignkit.chunks import Row
 from alignkit.options.sample import SampleConfig
-from alignkit.records import Completion, Message, Prompt
-from alignkit.selection import Candidate, Selection, comparison_of, dropped_counts
-from reward_models.judge import Compare
+from alignkit.records import Completion, Prompt
+from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, row_of
+from reward_models.judge import Compare, text_of
 
 Verdict: TypeAlias = tuple[int, int, float | None]
 """(i, j, verdict on answers i and j): 1 where i is better, 0 where j is, .5 for a tie, None where there is none."""
@@ -22,26 +22,12 @@ def judged(
     """Each prompt's answers as a row of a chunk, with the verdicts on all pairs of its different finished ones."""
     pairs: list[tuple[int, int, int]] = []
     for number, answers in enumerate(drawn):
-        said = [one.response if one.finished or keep_unfinished else None for one in answers]
-        first = [place for place, one in enumerate(said) if one is not None and said.index(one) == place]
+        said = [(*one.turns, one.response) if one.finished or keep_unfinished else () for one in answers]
+        first = [place for place, one in enumerate(said) if one and said.index(one) == place]
         pairs += [(number, i, j) for i, j in combinations(first, 2)]
-    found = compare(
-        [(prompts[n].messages, *(drawn[n][place].response.content for place in (i, j))) for n, i, j in pairs]
-    )
-    rows: list[Row] = [
-        {
-            "answers": [
-                {
-                    "response": one.response.model_dump(mode="json", exclude_none=True),
-                    "finished": one.finished,
-                    "tokens": len(one.ids),
-                }
-                for one in answers
-            ],
-            "verdicts": [],
-        }
-        for answers in drawn
-    ]
+    texts = [[text_of((*one.turns, one.response)) for one in answers] for answers in drawn]
+    found = compare([(prompts[n].messages, texts[n][i], texts[n][j]) for n, i, j in pairs])
+    rows: list[Row] = [{"answers": [row_of(one) for one in answers], "verdicts": []} for answers in drawn]
     for (number, i, j), verdict in zip(pairs, found, strict=True):
         rows[number]["verdicts"].append((i, j, verdict))
     return rows
@@ -90,7 +76,7 @@ def select_judged(prompt: Prompt, row: Row, config: SampleConfig) -> Selection:
     if len(set(won.values())) == 1:
         return Selection((), (), "tied")
     order = widest(won, verdicts) if config.write == "pair" else sorted(won, key=lambda place: (-won[place], place))
-    chosen = [Candidate(Message.model_validate(answers[n]["response"]), won[n], answers[n]["finished"]) for n in order]
+    chosen = [candidate_of(answers[n], won[n]) for n in order]
     return Selection((comparison_of(prompt, chosen),), tuple(chosen))
 
 
@@ -100,8 +86,10 @@ def measure_judged(rows: Sequence[Row]) -> dict[str, float]:
     counts = pair_counts(rows)
     pairs = counts.pop("pairs")
     shares = {name.removeprefix("pairs/"): n / pairs for name, n in counts.items()} if pairs else {}
+    tokens = [answer["tokens"] for answer in answers]
+    drawn = {"tokens": fmean(tokens)} if any(tokens) else {}
     return shares | {
-        "tokens": fmean(answer["tokens"] for answer in answers),
+        **drawn,
         "unfinished": fmean(not answer["finished"] for answer in answers),
     }
 

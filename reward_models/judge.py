@@ -4,14 +4,13 @@ The judge is a function `ask` from lists of messages to its answers (`alignkit.j
 `reward_models.endpoint` for a server). An answer that does not end as it was told to is no verdict and never a score.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from alignkit.records import Completion, Message
-from reward_models.scores import Reward, RewardFailure, Unscored, Values, calls_of, guarded
+from reward_models.scores import Reward, RewardFailure, Unscored, Values, guarded, said
 
 Messages: TypeAlias = list[dict[str, Any]]
 Ask: TypeAlias = Callable[[list[Messages]], Sequence[str | Unscored]]
@@ -74,7 +73,7 @@ def judge(
     worked = [(_one(one.prompt, *one.answers), f"{one.reasons}\nScore: {one.verdict}") for one in examples]
 
     def score(completions: list[Completion]) -> Values:
-        texts = [_one(c.context, c.response.content) for c in completions]
+        texts = [_one(c.context, said(c.response)) for c in completions]
         return [_in_scale(answer, points) for answer in ask([_told(system, worked, text) for text in texts])]
 
     return guarded(score, "judge", skip=skip)
@@ -105,6 +104,11 @@ def comparison(ask: Ask, guidelines: str, *, examples: Sequence[Example] = (), s
         return [0.5 if one == other else next(found) for _, one, other in pairs]
 
     return compare
+
+
+def text_of(response: Sequence[Message]) -> str:
+    """A response as `comparison` takes one: its text or, of several turns, each between tags with its role."""
+    return said(response[0]) if len(response) == 1 else _tagged(response)
 
 
 def _in_scale(answer: str | Unscored, points: tuple[int, int]) -> float | Unscored:
@@ -148,11 +152,8 @@ def _two(prompt: Sequence[Message], first: str, second: str) -> str:
 
 
 def _shown(prompt: Sequence[Message]) -> str:
-    turns = "\n".join(f"<{message.role}>\n{_said(message)}\n</{message.role}>" for message in prompt)
-    return f"<conversation>\n{turns}\n</conversation>"
+    return f"<conversation>\n{_tagged(prompt)}\n</conversation>"
 
 
-def _said(message: Message) -> str:
-    """A turn's text and, each on a line of its own, the tools that it calls."""
-    calls = [json.dumps({"name": c.name, "arguments": c.arguments}, ensure_ascii=False) for c in calls_of(message)]
-    return "\n".join([message.content, *calls] if message.content or not calls else calls)
+def _tagged(turns: Sequence[Message]) -> str:
+    return "\n".join(f"<{message.role}>\n{said(message)}\n</{message.role}>" for message in turns)

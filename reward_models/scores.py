@@ -4,6 +4,7 @@ A reward is a callable from completions to `Scores`. It fails on a completion by
 number, by the wrong number of values, or by taking longer than it may.
 """
 
+import json
 import logging
 import math
 import threading
@@ -136,6 +137,12 @@ def as_dict(message: Message) -> dict[str, Any]:
     """A message as TRL and chat templates know one: its role, its text, and the tools it calls."""
     calls = [{"type": "function", "function": {"name": c.name, "arguments": c.arguments}} for c in calls_of(message)]
     return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
+
+
+def said(message: Message) -> str:
+    """A turn's text and, each on a line of its own, the tools that it calls."""
+    calls = [json.dumps({"name": c.name, "arguments": c.arguments}, ensure_ascii=False) for c in calls_of(message)]
+    return "\n".join([message.content, *calls] if message.content or not calls else calls)
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:

@@ -28,7 +28,8 @@ def config(write: str, **changes: Any) -> SampleConfig:
 
 def answers(*said: tuple[str, float], cut: tuple[int, ...] = ()) -> list[Candidate]:
     return [
-        Candidate(Message(role="assistant", content=text), score, n not in cut) for n, (text, score) in enumerate(said)
+        Candidate((Message(role="assistant", content=text),), score, n not in cut)
+        for n, (text, score) in enumerate(said)
     ]
 
 
@@ -75,7 +76,7 @@ def test_the_top_answers_are_different_ones_with_ids_of_their_own() -> None:
     assert [record.messages[-1].content for record in records] == ["e", "a", "b", "c"]
     assert [record.id for record in records] == ["p7", "p7/2", "p7/3", "p7/4"]
     kept = select(PROMPT, FIVE, config("best", top=4, minimum=2)).used
-    assert [one.response.content for one in kept] == ["e", "a"]
+    assert [one.response[-1].content for one in kept] == ["e", "a"]
 
 
 def test_a_ranking_holds_every_different_answer_by_score_with_ties() -> None:
@@ -109,7 +110,7 @@ def test_equal_answers_of_a_noisy_reward_get_its_mean() -> None:
 
 def test_parts_of_the_score_go_along() -> None:
     two = [
-        Candidate(Message(role="assistant", content=text), score, parts={"kind": score / 2})
+        Candidate((Message(role="assistant", content=text),), score, parts={"kind": score / 2})
         for text, score in (("a", 1.0), ("b", 2.0))
     ]
     (best,) = select(PROMPT, two, config("best")).records
@@ -140,8 +141,8 @@ def test_below_the_minimum_nothing_is_left() -> None:
 
 def test_cut_answers_can_be_kept() -> None:
     given = answers(("a", 1.0), ("b", 2.0), cut=(1,))
-    assert select(PROMPT, given, config("best")).used[0].response.content == "a"
-    assert select(PROMPT, given, config("best", unfinished="keep")).used[0].response.content == "b"
+    assert select(PROMPT, given, config("best")).used[0].response[-1].content == "a"
+    assert select(PROMPT, given, config("best", unfinished="keep")).used[0].response[-1].content == "b"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ from alignkit.data.questions import from_behavior, from_instruction, from_questi
 from alignkit.data.rows import Row, common_of, need
 from alignkit.data.trees import from_tree
 from alignkit.data.turns import to_messages
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Prompt, Record, last_question
+from alignkit.records import (
+    Candidates,
+    Comparison,
+    Demonstration,
+    Document,
+    Feedback,
+    Prompt,
+    Record,
+    last_question,
+)
 
 
 def to_records(row: Any, as_: type[Record], form: str) -> list[Record]:
@@ -39,7 +48,8 @@ def _form_of(held: frozenset[str]) -> str | None:
 
 
 def convert(record: Record, as_: type[Record]) -> Record:
-    """A conversation that ends with an answer also holds its prompt, and a ranking its best answer.
+    """A conversation that ends with an answer also holds its prompt; a ranking its best answer, and all of them as
+    candidates.
 
     The answer to such a prompt is kept as the column "answer", what metrics and rules compare with.
     """
@@ -51,31 +61,40 @@ def convert(record: Record, as_: type[Record]) -> Record:
         return Prompt(messages=messages, tools=record.tools, id=record.id, columns=columns)
     if as_ is Prompt and isinstance(record, Comparison | Feedback):
         return Prompt(messages=record.prompt, tools=record.tools, id=record.id, columns=record.columns)
+    if as_ is Candidates and isinstance(record, Comparison):
+        common: dict[str, Any] = {"tools": record.tools, "id": record.id, "columns": record.columns}
+        return Candidates(prompt=record.prompt, responses=record.responses, **common)
     if as_ is Demonstration and isinstance(record, Comparison):
         best = record.responses[record.ranks.index(min(record.ranks))]
         context = tuple(turn.model_copy(update={"weight": 0.0}) for turn in record.prompt)
         return Demonstration(messages=context + best, tools=record.tools, id=record.id, columns=record.columns)
+    if as_ is Candidates:
+        raise ValueError(f"the row holds a {type(record).__name__}, and no responses that could be compared")
     article = "an" if as_.__name__[0] in "AEIOU" else "a"
     raise ValueError(f"the row holds a {type(record).__name__}, which cannot be read as {article} {as_.__name__}")
 
 
 def _own(row: Row, as_: type[Record]) -> list[Record]:
     """alignkit's own JSON lines, as data_schemas/*.json describe them."""
-    if as_ is Document or as_ not in (Demonstration, Comparison, Prompt, Feedback):
+    if as_ in (Prompt, Demonstration) and "messages" not in row and "responses" in row:
+        as_ = Comparison
+    if as_ is Document or as_ not in (Demonstration, Comparison, Candidates, Prompt, Feedback):
         return [as_.model_validate(dict(row))]
     conversations = [name for name in ("messages", "prompt", "response") if name in as_.model_fields]
     values: dict[str, Any] = {name: to_messages(need(row, name), name, "user") for name in conversations}
-    if as_ is Comparison:
+    if as_ in (Comparison, Candidates):
         responses = need(row, "responses")
         if not isinstance(responses, list) or not responses:
             raise ValueError("no response: field `responses` must be a list of two or more responses")
         values["responses"] = tuple(to_messages(r, f"responses[{i}]", "assistant") for i, r in enumerate(responses))
+    if as_ is Comparison:
         values["ranks"] = need(row, "ranks")
     if as_ is Feedback:
         values["response"] = to_messages(row["response"], "response", "assistant")
     plain = [name for name in ("margins", "label", "correction") if name in as_.model_fields and name in row]
     values.update({name: row[name] for name in plain})
-    return [as_.model_validate({**values, **common_of(row, *values)})]
+    dropped = ("ranks", "margins") if as_ is Candidates else ()
+    return [as_.model_validate({**values, **common_of(row, *values, *dropped)})]
 
 
 FORMATS: dict[str, Callable[[Row, type[Record]], list[Record]]] = {

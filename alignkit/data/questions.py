@@ -3,7 +3,7 @@
 from alignkit.data.conversations import from_pair
 from alignkit.data.rows import Row, common_of, need, number_of, text_of
 from alignkit.data.turns import from_json, says
-from alignkit.records import Comparison, Demonstration, Message, Messages, Prompt, Record
+from alignkit.records import Candidates, Comparison, Demonstration, Message, Messages, Prompt, Record
 
 
 def from_instruction(row: Row, _: type[Record]) -> list[Record]:
@@ -33,7 +33,7 @@ def _instructed(row: Row, about: str, answer: str) -> Messages:
     return (*system, says("user", asked), answered)
 
 
-def from_ultrafeedback(row: Row, _: type[Record]) -> list[Record]:
+def from_ultrafeedback(row: Row, as_: type[Record]) -> list[Record]:
     """UltraFeedback: its scored completions as one ranking, or its binarized pairs."""
     if "completions" not in row:
         return [from_pair(row)]
@@ -41,12 +41,14 @@ def from_ultrafeedback(row: Row, _: type[Record]) -> list[Record]:
     if not isinstance(completions, list) or not completions:
         raise ValueError("no response: field `completions` must be a list of two or more objects")
     texts = [text_of(completion, "response") for completion in completions]
-    scores = [number_of(need(completion, "overall_score"), "overall_score") for completion in completions]
-    order = sorted(set(scores), reverse=True)
-    ranks = tuple(order.index(score) + 1 for score in scores)
     prompt = (says("user", text_of(row, "instruction", "empty prompt")),)
     responses = tuple((says("assistant", text),) for text in texts)
     common = common_of(row, "instruction", "completions")
+    if as_ is Candidates:
+        return [Candidates(prompt=prompt, responses=responses, **common)]
+    scores = [number_of(need(completion, "overall_score"), "overall_score") for completion in completions]
+    order = sorted(set(scores), reverse=True)
+    ranks = tuple(order.index(score) + 1 for score in scores)
     return [Comparison(prompt=prompt, responses=responses, ranks=ranks, margins=tuple(scores), **common)]
 
 

@@ -8,19 +8,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alignkit.data.turns import ROLES
-from alignkit.records import Comparison, Demonstration, Message, Messages, Prompt, Record
+from alignkit.records import Candidates, Comparison, Demonstration, Message, Messages, Prompt, Record
 
 Node = Mapping[str, Any]
 
 
 def from_tree(row: Node, as_: type[Record]) -> list[Record]:
-    """All records of one tree: the ranking at every question, or its best answer, or the questions themselves."""
+    """All records of one tree: the ranking at every question, or all its replies, or the best, or the question."""
     root = row.get("prompt")
     if not isinstance(root, Mapping) or _role(root) != "user":
         raise ValueError("field `prompt` must hold the user's question, the root of the tree")
     if as_ is Comparison:
         return list(_rankings(root, ()))
     questions = list(_questions(root, ()))
+    if as_ is Candidates:
+        return list(_candidates(questions))
     if as_ is Demonstration:
         return list(_demonstrations(questions))
     if as_ is Prompt:
@@ -79,6 +81,14 @@ def _questions(question: Node, before: tuple[Node, ...]) -> Iterator[tuple[Node,
     for reply in _children(question, "assistant"):
         for follow_up in _children(reply, "user"):
             yield from _questions(follow_up, (*path, reply))
+
+
+def _candidates(questions: list[tuple[Node, ...]]) -> Iterator[Candidates]:
+    """All replies to each question that has several, ranked or not."""
+    for path in questions:
+        responses = tuple((_turn(reply),) for reply in _children(path[-1], "assistant"))
+        if len(responses) > 1:
+            yield Candidates(prompt=tuple(map(_turn, path)), responses=responses, id=_id(path[-1]))
 
 
 def _best(question: Node) -> Node | None:

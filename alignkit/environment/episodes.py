@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from alignkit.chat import ChatFormat
 from alignkit.chat.continuation import between, check_calls, check_replies
-from alignkit.environment.seam import Environment
-from alignkit.generate import Draws, completion_of, sample
+from alignkit.environment.seam import Environment, build_environment
+from alignkit.generate import Draws, completion_of, rollout, sample
 from alignkit.keyed import later, row_keys
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.policy import Policy
@@ -125,6 +125,21 @@ class Episodes:
         if not episode.over:
             episode.turns, episode.context = going, episode.context + ids
             episode.inserted.append((len(episode.ids), tuple(ids)))
+
+
+def open_episodes(options: EnvironmentOptions | None, format: ChatFormat, allow_code: bool) -> Episodes | None:
+    """What plays the episodes of a model that is spoken to by `format`; None without an environment. Raises
+    InputError."""
+    return None if options is None else Episodes(format, build_environment(options, allow_code), options)
+
+
+def answered(
+    policy: Policy, format: ChatFormat, prompts: Sequence[Prompt], draws: Draws, episodes: Episodes | None
+) -> list[Completion]:
+    """Completions of one turn by `rollout` or, where there are `episodes`, of as many as they have."""
+    if episodes is None:
+        return rollout(policy, format, prompts, **vars(draws))
+    return episodes.play(policy, prompts, draws)
 
 
 def _numbered(message: Message, turns: Sequence[Message]) -> Message:

@@ -43,10 +43,10 @@ def functions_of(options: EnvironmentOptions, allow_code: bool) -> dict[str, Fun
     return {function.__name__: function for function in found}
 
 
-def announced(prompts: Sequence[Prompt], options: EnvironmentOptions, allow_code: bool) -> list[Prompt]:
+def announced(prompts: Sequence[Prompt], options: EnvironmentOptions | None, allow_code: bool) -> list[Prompt]:
     """The prompts with the JSON schemas of the tools, as their signatures and docstrings describe them, where a prompt
     brings none of its own. Raises InputError for a function that does not describe itself."""
-    if not options.announce or options.kind != "tools":
+    if options is None or not options.announce or options.kind != "tools":
         return list(prompts)
     schemas: list[dict[str, Any]] = []
     for name, function in functions_of(options, allow_code).items():

@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from alignkit.chat import ChatFormat
+from alignkit.chat.continuation import between
 from alignkit.chat.files import record_of
+from alignkit.environment.episodes import Episodes, answered, open_episodes
+from alignkit.environment.tools import counted
 from alignkit.evaluation.perplexity import log_probabilities
-from alignkit.generate import rollout
+from alignkit.experience import spoken
+from alignkit.generate import Draws
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
@@ -27,6 +31,8 @@ class Speaker:
 
     policy: Policy
     format: ChatFormat
+    episodes: Episodes | None = None
+    """What plays its completions, where an environment answers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +44,20 @@ class Answer:
     sample: int
     """The completion's number among those of its prompt."""
     text: str
+    """Of its last turn."""
     reasoning: str | None
     finished: bool
     """Whether the model ended its turn itself."""
     ids: tuple[int, ...]
-    """Its tokens, the end-of-turn token included."""
+    """The tokens that it sampled, end-of-turn tokens included."""
     kl: float | None
     """log π - log π_ref of the whole completion, nats (Schulman's k1); None where there is no comparison."""
     scores: dict[str, float] = field(default_factory=dict[str, float])
     """By the reward's name, and "name/part" for what it is made of."""
+    turns: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Where an environment answered: every message after the prompt, the model's and the environment's."""
+    counts: dict[str, float] = field(default_factory=dict[str, float])
+    """Where an environment answered: how many turns, tool calls and failed calls."""
 
 
 def open_format(path: str, config: EvaluateConfig) -> ChatFormat:
@@ -59,12 +70,16 @@ def open_format(path: str, config: EvaluateConfig) -> ChatFormat:
 
 
 def open_speaker(
-    path: str, config: EvaluateConfig, device: torch.device, precision: Literal["float32", "bf16"]
+    path: str,
+    config: EvaluateConfig,
+    device: torch.device,
+    precision: Literal["float32", "bf16"],
+    allow_code: bool = False,
 ) -> Speaker:
     """The frozen model in a folder, and how it is spoken to. Raises InputError."""
     format, model = open_format(path, config), ModelOptions(path=path)
     policy = load_policy(model, device=device, precision=precision, trainable=False, format=format)
-    return Speaker(policy.eval(), format)
+    return Speaker(policy.eval(), format, open_episodes(config.environment, format, allow_code))
 
 
 def answer(
@@ -84,19 +99,17 @@ def answer(
     rank, ranks = accelerator.process_index, accelerator.num_processes
     numbers = list(range(rank, len(prompts), ranks))
     mine = [prompts[n] for n in numbers]
+    draws = Draws(
+        seed=config.seed,
+        update=0,
+        samples=config.samples,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        token_budget=runtime.token_budget,
+        numbers=numbers,
+    )
     with accelerator.autocast():
-        completions = rollout(
-            speaker.policy,
-            speaker.format,
-            mine,
-            seed=config.seed,
-            update=0,
-            samples=config.samples,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            token_budget=runtime.token_budget,
-            numbers=numbers,
-        )
+        completions = answered(speaker.policy, speaker.format, mine, draws, speaker.episodes)
         kl = _kl(speaker, reference, completions, config, runtime)
     scores = _scores(rewards, completions)
     found = [
@@ -109,6 +122,7 @@ def answer(
             ids=completion.ids,
             kl=kl[n],
             scores=scores[n],
+            **({} if speaker.episodes is None else _episode(completion)),
         )
         for n, completion in enumerate(completions)
     ]
@@ -139,13 +153,30 @@ def comparable(speaker: Speaker, reference: Speaker) -> bool:
     return speaker.format.tokenizer.get_vocab() == reference.format.tokenizer.get_vocab()
 
 
+def _episode(completion: Completion) -> dict[str, Any]:
+    """What an answer holds of its turns."""
+    turns = [turn.model_dump(mode="json", exclude_none=True) for turn in (*completion.turns, completion.response)]
+    return {"turns": turns, "counts": counted(completion)}
+
+
 def _sequences(speaker: Speaker, completions: Sequence[Completion]) -> list[TokenSequence]:
-    """The sampled ids after the prompt as this model is given it; only they count."""
+    """The sampled ids after the prompt, and between the replies, as this model is given them; only they count."""
     contexts = speaker.format.prompts([(one.prompt, one.tools) for one in completions])
     return [
-        TokenSequence([*context, *one.ids], [0.0] * len(context) + [1.0] * len(one.ids))
+        TokenSequence(*spoken(context, _as_given(one, speaker.format)))
         for context, one in zip(contexts, completions, strict=True)
     ]
+
+
+def _as_given(completion: Completion, format: ChatFormat) -> Completion:
+    """The completion with what stands between its turns as this format prints it."""
+    turns = completion.turns
+    ends = [n for n in range(1, len(turns) + 1) if n == len(turns) or turns[n].role == "assistant"]
+    inserted = [
+        (place, tuple(between(format, completion.prompt, turns[:end], completion.tools)[1]))
+        for (place, _), end in zip(completion.inserted, ends, strict=True)
+    ]
+    return completion.model_copy(update={"inserted": tuple(inserted)})
 
 
 def _scores(rewards: Mapping[str, Reward], completions: list[Completion]) -> list[dict[str, float]]:

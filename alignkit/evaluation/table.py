@@ -9,8 +9,9 @@ from alignkit.evaluation.answers import Answer
 from alignkit.evaluation.statistics import Bootstrap, Estimate, standard_error
 from alignkit.evaluation.task_metrics import accepted, task_metric
 from alignkit.options.evaluate import EvaluateConfig
-from alignkit.records import Prompt
+from alignkit.records import Message, Prompt
 from reward_models import world
+from reward_models.scores import said
 
 Row = dict[str, Any]
 """model, metric, value, low, high, n (the items behind it); for kl also standard_error."""
@@ -36,6 +37,7 @@ class Table:
             found.append(("kl", self._means(kl)))
         found.append(("length", self._means([float(len(one.ids)) for one in answers])))
         found.append(("finished", self._means([float(one.finished) for one in answers])))
+        found += [(key, self._means([one.counts[key] for one in answers])) for key in answers[0].counts]
         rows = [_row(name, key, mean(values), len(values)) for key, values in found]
         for row, (_, values) in zip(rows, found, strict=True):
             if row["metric"] == "kl":
@@ -68,6 +70,7 @@ class Table:
                     {
                         "model": name,
                         "text": several[number].text,
+                        "turns": _shown(several[number]),
                         "finished": several[number].finished,
                         "scores": several[number].scores,
                     }
@@ -103,6 +106,12 @@ class Table:
     def _by_prompt(self, answers: Sequence[Answer]) -> list[Sequence[Answer]]:
         size = self.config.samples
         return [answers[n : n + size] for n in range(0, len(answers), size)]
+
+
+def _shown(answer: Answer) -> list[dict[str, str]]:
+    """The turns of an episode by role and text, tool calls as JSON."""
+    turns = [Message.model_validate(turn) for turn in answer.turns]
+    return [{"role": turn.role, "content": said(turn)} for turn in turns]
 
 
 def references(prompts: Sequence[Prompt], config: EvaluateConfig) -> list[Any]:

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import DataOptions, check_installed
 
@@ -49,7 +50,9 @@ class EvaluateConfig(Config):
     """Keyword arguments of the template, such as {enable_thinking: false}, for models that no stage has made: those
     are spoken to as they were trained."""
     max_new_tokens: int = Field(default=64, ge=1)
-    """The longest completion, in tokens, its end token included."""
+    """The longest completion, in sampled tokens, end tokens included; with an environment over all its turns."""
+    environment: EnvironmentOptions | None = None
+    """What answers every model between its turns, as in training; null: a completion is one turn."""
     temperature: float = Field(default=1.0, ge=0.0)
     """Of sampling; 0 is greedy, and then there is no estimate of the KL."""
     samples: int = Field(default=1, ge=1)

@@ -4,9 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import AnsweringConfig
+from alignkit.options.shared import AnsweringConfig, ModelOptions
+
+GIVEN = "without a model, where the data's own responses are compared"
 
 
 class SampleConfig(AnsweringConfig):
@@ -14,6 +17,9 @@ class SampleConfig(AnsweringConfig):
     best of n (RAFT, Dong et al. 2023; STaR where the reward is a rule), rankings, pairs, or labelled answers. With
     `judge`, comparisons labelled by a language model (RLAIF, Lee et al. 2023; constitutional AI, Bai et al. 2022)."""
 
+    model: ModelOptions | None = None
+    """The policy that draws the answers. Left out, with `judge`: nothing is drawn, and the data's own responses are
+    compared: comparisons in any format, their ranks replaced, or rows of `prompt` and `responses` without ranks."""
     reward: RewardSource | None = None
     """What an answer is worth."""
     judge: JudgeSource | None = None
@@ -29,11 +35,15 @@ class SampleConfig(AnsweringConfig):
     """best: how many different answers of a prompt are kept."""
     minimum: float | None = None
     """best: answers of a lower score are left out (rejection sampling); feedback: answers of a lower score are bad."""
+    environment: EnvironmentOptions | None = None
+    """What answers the policy between its turns, as `ppo.environment`; what is written is the whole conversation.
+    max_new_tokens then are those of all its turns. null: an answer is one turn."""
     min_new_tokens: int = Field(default=0, ge=0)
     """No end token before this many."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self._check_model()
         if (self.reward is None) == (self.judge is None):
             raise ValueError(
                 "give exactly one of `reward` (what an answer is worth) and `judge` (which one is better)"
@@ -52,9 +62,23 @@ class SampleConfig(AnsweringConfig):
             raise ValueError(f"top {self.top} exceeds samples {self.samples}")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(f"temperature: 0 is greedy, and all {self.samples} samples would be equal; raise it")
+        ends = "with an environment, which answers the template's own end of turn"
+        self.only_with(self.environment is None, ends, "min_new_tokens")
         if self.min_new_tokens > self.max_new_tokens:
             raise ValueError(f"min_new_tokens {self.min_new_tokens} exceed max_new_tokens {self.max_new_tokens}")
         return self
+
+    def _check_model(self) -> None:
+        if self.model is not None:
+            self.model.check_frozen()
+        elif self.judge is None:
+            raise ValueError(
+                "give `model`, the policy that draws the answers; only a judge can do without one, and then compares "
+                "the responses that the data holds"
+            )
+        drawing = ("samples", "max_new_tokens", "min_new_tokens", "temperature", "unfinished", "environment")
+        self.only_with(self.model is not None, GIVEN, *drawing)
+        self.data.only_with(self.model is not None, GIVEN, "max_length", "over_long")
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -55,6 +55,12 @@ class ModelOptions(Config):
             raise ValueError("load_in_4bit needs lora: 4-bit weights are frozen. Add `lora: {}`, or drop load_in_4bit")
         return self
 
+    def check_frozen(self) -> None:
+        """Raise ValueError for an option that only a stage that trains heeds."""
+        for name in ("lora", "load_in_4bit", "adapter"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"model.{name} is for stages that train; remove it")
+
 
 class DataOptions(Config):
     """Where a stage's records come from: exactly one of `path` and `world`."""
@@ -149,8 +155,6 @@ def check_patience(data: DataOptions, train: TrainOptions) -> None:
 class AnsweringConfig(Config):
     """What the stages share in which a frozen policy answers prompts and data is written."""
 
-    model: ModelOptions
-    """The policy: all that is written is its own."""
     data: DataOptions
     """The prompts: all of them, `validation` has no meaning here. data.max_length bounds the whole conversation;
     prompts without room for it are an error, or with `over_long: skip` left out."""
@@ -169,10 +173,7 @@ class AnsweringConfig(Config):
         return options.model_copy(update={"validation": 0})
 
     @model_validator(mode="after")
-    def _check_frozen(self) -> Self:
-        for name in ("lora", "load_in_4bit", "adapter"):
-            if getattr(self.model, name) != ModelOptions.model_fields[name].default:
-                raise ValueError(f"model.{name} is for stages that train; remove it")
+    def _check_data(self) -> Self:
         if self.data.over_long.startswith("truncate"):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         return self

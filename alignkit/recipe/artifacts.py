@@ -14,7 +14,7 @@ from alignkit.options.mixture import SourceOptions
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import DataOptions
 from alignkit.options.trl import TrlConfig
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Prompt, Record
+from alignkit.records import Candidates, Comparison, Demonstration, Document, Feedback, Prompt, Record
 
 REFERENCE = re.compile(r"@([A-Za-z0-9_-]+)")
 RECORDS: dict[str, type[Record]] = {
@@ -34,6 +34,7 @@ RECORDS: dict[str, type[Record]] = {
 FILES: dict[str, type[Record]] = {"demonstrations": Demonstration, "comparisons": Comparison, "feedback": Feedback}
 """What the files hold that a stage of data leaves."""
 SERVES: dict[type[Record], tuple[type[Record], ...]] = {
+    Candidates: (Comparison,),
     Demonstration: (Demonstration, Comparison),
     Prompt: (Prompt, Demonstration, Comparison, Feedback),
 }
@@ -42,6 +43,8 @@ SERVES: dict[type[Record], tuple[type[Record], ...]] = {
 
 def kind_read(stage: str, config: Config) -> type[Record]:
     """What a stage reads: a type of alignkit's own, or a trainer of TRL's."""
+    if isinstance(config, SampleConfig) and config.model is None:
+        return Candidates
     return RECORDS[config.trainer if isinstance(config, TrlConfig) else stage]
 
 

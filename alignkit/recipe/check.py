@@ -12,8 +12,8 @@ from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError
 from alignkit.data.load import load_data, places_of
 from alignkit.data.streamed import open_stream
-from alignkit.environment.episodes import Episodes
-from alignkit.environment.seam import announced, build_environment
+from alignkit.environment.episodes import open_episodes
+from alignkit.environment.seam import announced
 from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
@@ -79,6 +79,9 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
         return Checked(stage.name, 0, note="nothing to read yet")
     kind = kind_read(stage.type, config)
     records = _records(data, kind, config.model_dump().get("seed", 0))
+    if isinstance(config, SampleConfig) and config.model is None and config.judge is not None:
+        check_judge(config.judge)
+        return Checked(stage.name, len(records), note="the judge compares their own responses")
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
     note = f"the first {STREAMED:,} records of each source" if is_streamed(data) else ""
@@ -153,11 +156,11 @@ def _check_prompts(
     if isinstance(config, CritiqueConfig):
         guidelines, examples = read_guidelines(config.guidelines), read_examples(config.guidelines)
         more = turns_between(formats[0], guidelines, config.max_new_tokens, examples) if formats else 0
-    if isinstance(config, PpoConfig) and config.environment is not None:
+    elif config.environment is not None:
         told, allow_code = config.environment, step.stage.runtime.allow_code
         prompts, more = announced(prompts, told, allow_code), told.max_tokens
         for format in formats:
-            Episodes(format, build_environment(told, allow_code), told)
+            open_episodes(told, format, allow_code)
     kept = fitting(prompts, formats, config, budget, more) if formats else prompts
     for source in _rewards(config):
         for leaf in source.leaves():

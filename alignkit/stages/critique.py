@@ -33,7 +33,7 @@ def run(config: CritiqueConfig, runtime: RuntimeOptions, run: Run) -> Path:
     setting = open_setting(config.model, runtime)
     accelerator, format, budget = setting.accelerator, setting.format, runtime.token_budget
     more = turns_between(format, guidelines, config.max_new_tokens, examples)
-    prompts, skipped = load_prompts(config, format, run, budget, more)
+    prompts, skipped = load_prompts(config, format, run, runtime, more)
     held = {"device": accelerator.device, "precision": setting.precision}
     policy = load_policy(config.model, trainable=False, format=format, **held).eval()
 
@@ -133,7 +133,7 @@ def records_of(prompts: Sequence[Prompt], rows: Sequence[Row], config: CritiqueC
         common: dict[str, Any] = {"tools": prompt.tools, "id": prompt.id, "columns": columns}
         first, last = (Message(role="assistant", content=text) for text in (row["answer"], _revision(row)))
         if "demonstrations" in files:
-            files["demonstrations"].append(demonstration(prompt, last, **common))
+            files["demonstrations"].append(demonstration(prompt, (last,), **common))
         if "comparisons" in files and first != last:
             both = Comparison(prompt=prompt.messages, responses=((last,), (first,)), ranks=(1, 2), **common)
             files["comparisons"].append(both)

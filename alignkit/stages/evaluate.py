@@ -16,6 +16,8 @@ from accelerate import Accelerator
 
 from alignkit.config import content_hash
 from alignkit.data.load import load_data
+from alignkit.environment.episodes import open_episodes
+from alignkit.environment.seam import announced
 from alignkit.evaluation.answers import Answer, Speaker, answer, open_format, open_speaker
 from alignkit.evaluation.perplexity import perplexity
 from alignkit.evaluation.statistics import Bootstrap, Estimate
@@ -45,10 +47,13 @@ def run(
     accelerator = make_accelerator(runtime)
     folder = run.directory / "results"
     given = _read(config.data, Prompt, config, run)
-    formats = [open_format(path, config) for path in config.models]
-    prompts = fitting(given, formats, config, runtime.token_budget)
+    formats, told = [open_format(path, config) for path in config.models], config.environment
+    for format in formats:
+        open_episodes(told, format, runtime.allow_code)  # raises before any model is asked
+    asked = announced(given, told, runtime.allow_code)
+    prompts = fitting(asked, formats, config, runtime.token_budget, 0 if told is None else told.max_tokens)
     run.log(0, {"data/prompts": len(prompts), "data/skipped": len(given) - len(prompts)})
-    references(prompts, config)  # raises before any model is asked
+    references(prompts, config)  # raises, too
     measure = _Measure(config, runtime, accelerator, prompts, run, rewards)
     names = model_names(run.record.config.get("models", config.models))
     judge = next((name for name in ("gold", "reward") if name in measure.rewards), None)
@@ -166,7 +171,7 @@ class _Measure:
         return asdict(perplexity(speaker.policy, sequences, texts, budget, self.bootstrap))
 
     def _open(self, path: str) -> Speaker:
-        return open_speaker(path, self.config, self.accelerator.device, self.precision)
+        return open_speaker(path, self.config, self.accelerator.device, self.precision, self.runtime.allow_code)
 
 
 def _read(options: DataOptions, kind: type[R], config: EvaluateConfig, run: Run) -> list[R]:

@@ -1,7 +1,8 @@
 """Draws answers, has a reward score or a judge compare them, writes the chosen ones as data. It knows no other stage.
 
-It leaves one file in data/ whose records later stages read. Killed, it goes on with the next chunk of prompts, and it
-ends with the same file in any number of processes, up to rounding where a draw falls on the border of two tokens.
+Without a model a judge compares the responses that the data holds. It leaves one file in data/ whose records later
+stages read. Killed, it goes on with the next chunk of prompts, and it ends with the same file in any number of
+processes, up to rounding where a draw falls on the border of two tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,20 +10,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alignkit.answering import drawn, given
 from alignkit.chunks import Row, finish_data, in_chunks
 from alignkit.config import InputError
-from alignkit.generate import rollout
 from alignkit.judging import build_comparison
 from alignkit.marks import read_text
-from alignkit.models import load_policy
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.prepare import open_setting
-from alignkit.prompts import load_prompts
-from alignkit.records import Completion, Feedback, Message, Prompt
+from alignkit.records import Completion, Feedback, Prompt
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
-from alignkit.selection import Candidate, Selection, best_of_n_kl_bound, dropped_counts, select
+from alignkit.selection import (
+    Candidate,
+    Selection,
+    best_of_n_kl_bound,
+    candidate_of,
+    dropped_counts,
+    mean_counts,
+    row_of,
+    select,
+)
 from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged
 from reward_models.judge import Compare
 from reward_models.scores import Reward, checked
@@ -35,74 +42,67 @@ def run(
     reward: Reward | None = None,
     compare: Compare | None = None,
 ) -> Path:
-    """Sample, score or compare, select and write; returns the data's folder. `reward` and `compare` replace the
-    recipe's reward and judge, for library use."""
-    setting = open_setting(config.model, runtime)
-    accelerator, format, budget = setting.accelerator, setting.format, runtime.token_budget
-    prompts, skipped = load_prompts(config, format, run, budget)
-    held = {"device": accelerator.device, "precision": setting.precision}
-    policy = load_policy(config.model, trainable=False, format=format, **held).eval()
-    rate = _rating(config, reward, compare, held | {"token_budget": budget}, runtime.allow_code)
+    """Sample, or take what the data holds, score or compare, select and write; returns the data's folder. `reward` and
+    `compare` replace the recipe's reward and judge, for library use."""
+    asked = given(config, runtime, run) if config.model is None else drawn(config, config.model, runtime, run)
+    accelerator, prompts, judge = asked.accelerator, asked.prompts, config.judge
+    held = {"device": accelerator.device, "precision": asked.precision, "token_budget": runtime.token_budget}
+    rate = _rating(config, reward, compare, held, runtime.allow_code)
 
     def make(numbers: list[int], part: list[Prompt]) -> list[Row]:
-        with accelerator.autocast():
-            completions = rollout(
-                policy,
-                format,
-                part,
-                seed=config.seed,
-                update=0,
-                samples=config.samples,
-                max_new_tokens=config.max_new_tokens,
-                min_new_tokens=config.min_new_tokens,
-                temperature=config.temperature,
-                token_budget=budget,
-                numbers=numbers,
-            )
-        return rate(part, completions)
+        return rate(part, asked.answers(numbers, part))
 
-    key, judge = config.model_dump(mode="json"), config.judge
+    def measure(rows: list[Row]) -> dict[str, float]:
+        found = _measure(rows) if judge is None else measure_judged(rows)
+        return found if config.environment is None else found | mean_counts(rows)
+
+    guidelines = None if judge is None else read_text(str(judge.guidelines))
+    key = [config.model_dump(mode="json"), guidelines, asked.given]
+    worked = in_chunks(prompts, make, measure, run, accelerator, key)
     if judge is None:
-        worked = in_chunks(prompts, make, _measure, run, accelerator, key)
-        candidates = [[_candidate(answer) for answer in _with_score(row)] for row in worked.rows]
+        candidates = [
+            [candidate_of(one, one["score"], one["parts"]) for one in _with_score(row)] for row in worked.rows
+        ]
         chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
-        metrics = summary(candidates, chosen, skipped, config)
+        metrics = summary(candidates, chosen, asked.skipped, config)
     else:
-        worked = in_chunks(prompts, make, measure_judged, run, accelerator, [key, read_text(str(judge.guidelines))])
         chosen = [select_judged(prompt, row, config) for prompt, row in zip(prompts, worked.rows, strict=True)]
-        metrics = summary_judged(worked.rows, chosen, skipped)
+        metrics = summary_judged(worked.rows, chosen, asked.skipped)
+    if config.environment is not None:
+        metrics |= mean_counts(worked.rows)
     if not metrics["records"]:
         dropped = {name.removeprefix("dropped/"): n for name, n in metrics.items() if name.startswith("dropped/")}
+        drawing = "minimum, max_new_tokens and the reward or judge, or draw more samples"
         raise InputError(
-            f"sample: none of {len(prompts)} prompts gives a record ({dropped}); look at minimum, max_new_tokens and "
-            "the reward or judge, or draw more samples"
+            f"sample: none of {len(prompts)} prompts gives a record ({dropped}); look at "
+            + ("the judge and its guidelines" if config.model is None else drawing)
         )
     (name,) = config.files
     files = {name: [record for one in chosen for record in one.records]}
     made = [answer for row in worked.made for answer in row["answers"]]
     throughput = worked.throughput(len(made), sum(answer["tokens"] for answer in made))
+    if config.model is None:
+        del throughput["tokens_per_second"]
     return finish_data(run, accelerator, files, metrics, throughput)
 
 
 def _rating(
     config: SampleConfig, reward: Reward | None, compare: Compare | None, held: dict[str, Any], allow_code: bool
-) -> Callable[[list[Prompt], list[Completion]], list[Row]]:
-    """(prompts, their answers) -> a row of a chunk for each prompt: its answers with their scores or verdicts."""
-    n = config.samples
+) -> Callable[[list[Prompt], list[list[Completion]]], list[Row]]:
+    """(prompts, answers to each) -> a row of a chunk for each prompt: its answers with their scores or verdicts."""
     if config.judge is not None:
         judge = compare or build_comparison(config.judge, **held)
 
-        def compared(prompts: list[Prompt], answers: list[Completion]) -> list[Row]:
-            drawn = [answers[start : start + n] for start in range(0, len(answers), n)]
-            return judged(prompts, drawn, judge, config.unfinished == "keep")
+        def compared(prompts: list[Prompt], answers: list[list[Completion]]) -> list[Row]:
+            return judged(prompts, answers, judge, config.unfinished == "keep")
 
         return compared
     assert config.reward is not None, "SampleConfig checks it"
     worth, name = reward or build_reward(config.reward, **held, allow_code=allow_code), config.reward.kind
 
-    def valued(_: list[Prompt], answers: list[Completion]) -> list[Row]:
-        rows = scored(answers, worth, name)
-        return [{"answers": rows[start : start + n]} for start in range(0, len(rows), n)]
+    def valued(_: list[Prompt], answers: list[list[Completion]]) -> list[Row]:
+        rows = iter(scored([one for some in answers for one in some], worth, name))
+        return [{"answers": [next(rows) for _ in some]} for some in answers]
 
     return valued
 
@@ -114,12 +114,10 @@ def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row
     checked([0.0 if total is None else total for total in given.total], completions, name)
     steps = given.steps or [()] * len(completions)
     return [
-        {
-            "response": completion.response.model_dump(mode="json", exclude_none=True),
+        row_of(completion)
+        | {
             "score": None if total is None else total + sum(value for _, value in inside),
             "parts": {part: values[n] for part, values in given.parts.items()},
-            "finished": completion.finished,
-            "tokens": len(completion.ids),
         }
         for n, (completion, total, inside) in enumerate(zip(completions, given.total, steps, strict=True))
     ]
@@ -127,11 +125,6 @@ def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row
 
 def _with_score(row: Row) -> list[Row]:
     return [answer for answer in row["answers"] if answer["score"] is not None]
-
-
-def _candidate(answer: Row) -> Candidate:
-    response = Message.model_validate(answer["response"])
-    return Candidate(response, answer["score"], answer["finished"], answer["parts"])
 
 
 def _measure(rows: Sequence[Row]) -> dict[str, float]:

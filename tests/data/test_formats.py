@@ -6,7 +6,17 @@ from typing import Any
 import pytest
 
 from alignkit.data.formats import FIELDS, FORMATS, detect, to_records
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Message, Prompt, Record, ToolCall
+from alignkit.records import (
+    Candidates,
+    Comparison,
+    Demonstration,
+    Document,
+    Feedback,
+    Message,
+    Prompt,
+    Record,
+    ToolCall,
+)
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 B = {"role": "assistant", "content": "b"}
@@ -118,6 +128,19 @@ def test_self_instruct_gives_one_demonstration_an_instance() -> None:
     found = to_records(row, Demonstration, "alpaca")
     assert [show(record) for record in found] == ["q|a", "q\n\nc|b"]
     assert [dict(record)["id"] for record in found] == ["t/0", "t/1"]
+
+
+def test_our_own_ranking_also_holds_a_prompt_a_demonstration_and_candidates() -> None:
+    row = {"id": "7", "prompt": "q", "responses": ["a", "b"], "ranks": [2, 1], "margins": [0, 1], "by": "x"}
+    asked, said = (Message(role="user", content="q"),), [Message(role="assistant", content=text) for text in "ab"]
+    common: dict[str, Any] = {"id": "7", "columns": {"by": "x"}}
+    assert to_records(row, Prompt, "alignkit") == [Prompt(messages=asked, **common)]
+    context = (asked[0].model_copy(update={"weight": 0.0}),)
+    assert to_records(row, Demonstration, "alignkit") == [Demonstration(messages=(*context, said[1]), **common)]
+    candidates = Candidates(prompt=asked, responses=tuple((one,) for one in said), **common)
+    assert to_records(row, Candidates, "alignkit") == [candidates]
+    del row["ranks"]
+    assert to_records(row, Candidates, "alignkit") == [candidates]
 
 
 def test_what_else_a_row_carries_is_kept_in_columns() -> None:

@@ -54,7 +54,7 @@ def selected(values: Tensor, n: int) -> Tensor:
     prompt = Prompt(messages=(Message(role="user", content="go"),))
     drawn = sample(REFERENCE, DRAWS * n, torch.Generator().manual_seed(n)) @ NUMBER
     answers = [
-        Candidate(Message(role="assistant", content=str(number)), value)
+        Candidate((Message(role="assistant", content=str(number)),), value)
         for number, value in zip(drawn.tolist(), values[drawn].tolist(), strict=True)
     ]
     kept = [select(prompt, answers[start : start + n], config) for start in range(0, DRAWS * n, n)]

@@ -84,6 +84,12 @@ FAULTS = [
     ("evaluate", "reward.answer_column=solution", "reward.answer_column: the prompt's data has no column 'solution'"),
     ("evaluate", "texts.max_length=19", "texts: an example has 20 tokens and data.max_length is 19"),
     ("evaluate", "runtime.token_budget=19", "texts: runtime.token_budget: 19 is less than a sequence of 20 tokens"),
+    (
+        "evaluate",
+        "environment={kind: tools, tools: [calculator]}",
+        "reads calls that are JSON between <tool_call> tags",
+    ),
+    ("evaluate", "environment={kind: function, path: 'json:loads'}", "'json:loads' is code; add --allow-code"),
     ("evaluate", "chat_template=absent", '\'absent\' is no "chatml", "none" or readable file'),
 ]
 

@@ -96,11 +96,20 @@ def results() -> dict[str, Any]:
 
 
 def samples() -> list[dict[str, Any]]:
+    def turns(text: str) -> list[dict[str, str]]:
+        call = '{"name": "look", "arguments": {"at": "Rill <market>"}}'
+        return [
+            {"role": "assistant", "content": call},
+            {"role": "tool", "content": "a stall with bread"},
+            {"role": "assistant", "content": text},
+        ]
+
     def response(model: str, text: str, score: float) -> dict[str, Any]:
         return {
             "model": model,
             "text": text,
             "finished": model != "base",
+            "turns": turns(text) if model == "ppo" else [],
             "scores": {"gold": score, "gold/brief": 1.0},
         }
 

@@ -97,6 +97,9 @@ def test_answers_are_text_and_never_markup(page: Page) -> None:
     assert any("Take a pin <b>and</b> turn it." in words for words in page.words)
     assert any("1803 & again" in words for words in page.words)
     assert "".join(page.words).count("cut off") == 3
+    text = "".join(page.words)
+    called = 'assistant: {"name": "look", "arguments": {"at": "Rill <market>"}}'
+    assert text.count(f"{called}tool: a stall with breadassistant: ") == 3
 
 
 def test_every_curve_is_drawn_and_both_themes_colour_it(page: Page, runs: Path) -> None:

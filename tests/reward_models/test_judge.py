@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from http_server import serving
 
-from alignkit.records import Completion, Message
+from alignkit.records import Completion, Message, ToolCall
 from reward_models.endpoint import cached, endpoint
-from reward_models.judge import Example, Messages, comparison, judge
+from reward_models.judge import Example, Messages, comparison, judge, text_of
 from reward_models.scores import RewardFailure, Unscored
 
 PROMPT = (Message(role="user", content="how many?"),)
@@ -55,6 +55,16 @@ def test_verdicts_are_read_strictly(answer: str | Unscored, expected: float | No
             RewardFailure, match=r"completion 1 is missing: (the judge's answer does not end with|down)"
         ):
             judge(Told("Score: 1", answer), "Be right.")(said("one", "four"))
+
+
+def test_a_call_that_nobody_answered_is_shown() -> None:
+    call = ToolCall(name="count", arguments={"of": "bears"})
+    one = Completion(prompt=PROMPT, response=Message(role="assistant", content="Wait.", tool_calls=(call,)))
+    told = Told("Score: 4")
+    judge(told, "Be kind.")([one])
+    shown = 'Wait.\n{"name": "count", "arguments": {"of": "bears"}}'
+    assert told.asked[0].endswith(f"<answer>\n{shown}\n</answer>")
+    assert text_of((one.response,)) == shown and text_of((Message(role="assistant", content="x"),)) == "x"
 
 
 def test_what_a_judge_is_told() -> None:

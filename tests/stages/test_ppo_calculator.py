@@ -6,44 +6,22 @@ from random import Random
 from typing import Any
 
 import pytest
-import torch
+from environment_cases import checkpoint
 from ppo_cases import metrics, start
-from tokenizers import AddedToken, Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignkit.config import build
 from alignkit.likelihood import likelihood_objective
 from alignkit.loop import fit
 from alignkit.models import load_policy, save_policy
+from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions, TrainOptions
 from alignkit.prepare import load_format
 from alignkit.records import Message, ToolCall
+from alignkit.runs import Run
+from alignkit.stages import evaluate
 
-OPEN, CLOSE = '<tool_call>{"name": "calculator", "arguments": {"expression": "', '"}}</tool_call>'
 CALLS = 0.4
-
-
-def checkpoint(folder: Path) -> None:
-    """A random Llama over numbers, role names, and the two halves of a call, a token each."""
-    words = ["?", "user", "assistant", "tool", "\n", "*", *map(str, range(82)), "<|im_start|>", "<|im_end|>"]
-    inner = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="?"))
-    inner.pre_tokenizer = Split(Regex(r"[a-z]+|[0-9]+|[\s\S]"), "isolated")
-    inner.decoder = Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", unk_token="?", additional_special_tokens=["<|im_start|>"]
-    )
-    tokenizer.add_tokens([AddedToken(OPEN, normalized=False), AddedToken(CLOSE, normalized=False)])
-    settings = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def conversation(random: Random) -> list[Message]:
@@ -77,6 +55,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+TOOLS: dict[str, Any] = {"kind": "tools", "tools": ["calculator"], "announce": False, "max_tokens": 20}
+TURNS = {"one turn": None, "episodes": TOOLS}
+
+
+def evaluated(folder: Path, run: Run, place: Path, environment: dict[str, Any] | None) -> dict[tuple[str, str], float]:
+    """What `evaluate` finds of the policy before and after."""
+    options: dict[str, Any] = {
+        "models": [str(folder / "model"), str(run.model_dir)],
+        "data": {"path": str(folder / "prompts.jsonl"), "max_length": 64},
+        "environment": environment,
+        "reward": {"kind": "rules", "rule": "exact_match"},
+        "max_new_tokens": 8,
+        "bootstrap": 100,
+    }
+    config, runtime = build(EvaluateConfig, options, ""), RuntimeOptions(trackers=[], device="cpu")
+    made = evaluate.run(config, runtime, Run.open(place, "evaluate", config, runtime, "test"))
+    results = json.loads((made / "results.json").read_text())
+    names = dict(zip(results["models"], ("model", "ppo"), strict=True))
+    return {(names[row["model"]], row["metric"]): row["value"] for row in results["rows"]}
+
+
 @pytest.mark.parametrize("advantage", ["grpo", "gae"])
 def test_it_learns_to_call_the_calculator(folder: Path, tmp_path: Path, advantage: str) -> None:
     changes: dict[str, Any] = {"grpo": {"advantage": "grpo", "samples": 4}, "gae": {"critic": {"learning_rate": 1e-3}}}
@@ -85,7 +84,7 @@ def test_it_learns_to_call_the_calculator(folder: Path, tmp_path: Path, advantag
         {
             "model": {"path": str(folder / "model")},
             "data": {"path": str(folder / "prompts.jsonl"), "validation": 0, "max_length": 64},
-            "environment": {"kind": "tools", "tools": ["calculator"], "announce": False, "max_tokens": 20},
+            "environment": TOOLS,
             "reward": {"kind": "rules", "rule": "exact_match"},
             "train": {"learning_rate": 5e-4, "batch_size": 64, "steps": 25, "schedule": "constant"},
             "missing_eos": {"value": 0.0},
@@ -103,3 +102,8 @@ def test_it_learns_to_call_the_calculator(folder: Path, tmp_path: Path, advantag
     assert first[0] < 0.65 and first[1] < 0.65
     assert last[0] > max(0.75, 1.4 * first[0]) and last[1] > 0.9
     assert last[2] == pytest.approx(1 + last[1]) and last[3] < 0.05
+    found = {name: evaluated(folder, run, tmp_path / name, environment) for name, environment in TURNS.items()}
+    assert max(found["one turn"][name, "reward"] for name in ("model", "ppo")) < 0.2
+    assert found["episodes"]["ppo", "reward"] > max(0.75, 1.4 * found["episodes"]["model", "reward"])
+    assert found["episodes"]["ppo", "reward"] == pytest.approx(last[0], abs=0.15)
+    assert found["episodes"]["ppo", "tool_calls"] > 0.9 and found["episodes"]["ppo", "kl"] > 0
