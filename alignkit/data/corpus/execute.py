@@ -97,7 +97,7 @@ def execute(stages: Sequence[Stage], folder: Path, options: WorkOptions, tell: T
 
 def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell: Tell) -> None:
     """Run one stage here, and tell now and then how many of its tasks are done."""
-    ended, lost = threading.Event(), threading.Event()
+    ended, lost, waiting = threading.Event(), threading.Event(), threading.get_ident()
 
     def watch() -> None:
         seen: dict[int, Any] = {}
@@ -106,7 +106,7 @@ def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell:
             seen |= {child.pid: child for child in multiprocess.active_children()}
             if any(child.exitcode not in (None, 0, -signal.SIGTERM) for child in seen.values()):
                 lost.set()  # its task would be waited for without end
-                signal.raise_signal(signal.SIGINT)
+                signal.pthread_kill(waiting, signal.SIGINT)  # to this thread itself: none else would wake it
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -151,7 +151,7 @@ def test_two_processes_do_not_work_on_one_output(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path) -> None:
-    corpus(tmp_path / "in.jsonl", 8.0)
+    corpus(tmp_path / "in.jsonl", 4.0)
     job = ("clean", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=2", "quality=[gopher]")
     process = command(tmp_path, *job)
     wait_for(process, tmp_path / "out", "stages/clean/completions/*")
