@@ -89,9 +89,9 @@ def test_towards_the_optimum(folder: Path) -> None:
     settings = settings_of(folder, 8192, 1)
     reopened = ppo.Ppo(settings, load_actors(settings, RUNTIME, run, bigram_reward))
     copy_parameters(reopened.actors.policy, load_policy(ModelOptions(path=str(run.model_dir))).state_dict(), "the run")
-    logged = reopened.describe(reopened.score(reopened.sampler.answers(reopened.sampler.at([0]), 0, [0], 8192, 1.0)))[
-        "objective/kl"
-    ]
+    supply = reopened.supply
+    completions = supply.sampler.answers(supply.sampler.at([0]), 0, [0], 8192, 1.0)
+    logged = reopened.describe(supply.score(completions))["objective/kl"]
     exact = float(after.exp() @ (after - before))
     deviation = float((after.exp() @ (after - before - exact) ** 2) ** 0.5)
     print(f"logged KL {logged:.4f}, exact {exact:.4f}, standard error {deviation / 8192**0.5:.4f}")

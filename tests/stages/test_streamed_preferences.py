@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +89,8 @@ def test_neither_examples_nor_their_reference_are_held(
 def test_a_reference_that_is_killed_halfway_goes_on_where_it_was(stream: bool, folder: Path, tmp_path: Path) -> None:
     settings = config(folder, stream)
     whole = start(dpo, tmp_path / "whole", settings)
-    child = os.fork()
-    if child == 0:
-        counted(lambda calls: os.kill(os.getpid(), signal.SIGKILL) if calls == 3 else None)
-        start(dpo, tmp_path / "killed", settings)
-        os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    command = [sys.executable, __file__, str(folder), str(tmp_path / "killed"), str(stream)]
+    assert subprocess.run(command, check=False, timeout=300).returncode == -signal.SIGKILL
     left = {file.name for file in (tmp_path / "killed").glob("reference*")}
     assert "reference.sqlite.partial" in left and "reference.sqlite" not in left
     made: list[int] = []
@@ -128,3 +126,9 @@ def test_what_was_computed_stays_until_the_run_is_marked_done(
     assert {file.name for file in (tmp_path / "run").glob("*.sqlite")} == {"examples.sqlite", "reference.sqlite"}
     monkeypatch.setattr(reference, "_of_all_ranks", lambda *_: pytest.fail("it was computed again"))
     start(dpo, tmp_path / "run", config(folder, True))
+
+
+if __name__ == "__main__":  # a run that kills itself before the third chunk of its reference
+    reference.CHUNK = 7
+    counted(lambda calls: os.kill(os.getpid(), signal.SIGKILL) if calls == 3 else None)
+    start(dpo, Path(sys.argv[2]), config(Path(sys.argv[1]), sys.argv[3] == "True"))

@@ -106,7 +106,9 @@ def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell:
             seen |= {child.pid: child for child in multiprocess.active_children()}
             if any(child.exitcode not in (None, 0, -signal.SIGTERM) for child in seen.values()):
                 lost.set()  # its task would be waited for without end
-                signal.pthread_kill(waiting, signal.SIGINT)  # to this thread itself: none else would wake it
+                while not ended.is_set():
+                    signal.pthread_kill(waiting, signal.SIGINT)  # to the thread itself: nothing else would wake it
+                    ended.wait(5)  # once more where the pool then waits for a lock that the worker held
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)

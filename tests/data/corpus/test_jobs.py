@@ -162,6 +162,13 @@ def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path) -> N
     finish(tmp_path, *job)
 
 
+def test_a_worker_that_is_killed_while_it_waits_ends_the_job_too(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("idle_killed.py")
+    command = [sys.executable, str(script), str(tmp_path / "job")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1 and "ChildProcessError: a worker of the stage lasting was killed" in done.stderr
+
+
 def test_a_full_disk_is_one_error_and_what_stood_there_stays(tmp_path: Path) -> None:
     corpus(tmp_path / "in.jsonl", 1.0)
     (tmp_path / "out").mkdir()
