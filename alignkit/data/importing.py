@@ -13,7 +13,7 @@ from alignkit.data.files import ACCOUNTS, REJECTS
 from alignkit.data.partial import STATE, Partial
 from alignkit.data.sources import Source, hub_revision, sources_of
 from alignkit.data.taking import KINDS, Taker, Tell
-from alignkit.data.work_folder import state_of, sweep, work_folder
+from alignkit.data.work_folder import is_in, state_of, sweep, work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,6 @@ def check_out(source: str, out: Path) -> Path:
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name the file that is to be written in it")
     rejects = rejects_of(out)
-    place, target = Path(source).resolve(), out.resolve()
-    if place in (target, rejects.resolve()) or (Path(source).is_dir() and place in target.parents):
+    if is_in(out, source) or is_in(rejects, source):
         raise InputError(f"{out}: it or {rejects.name} would lie in what is imported ({source}); write it elsewhere")
     return rejects

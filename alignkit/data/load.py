@@ -13,7 +13,7 @@ from alignkit.data import world
 from alignkit.data.files import files_of
 from alignkit.data.formats import convert
 from alignkit.data.read import read
-from alignkit.data.split import Draws, cut_document, held_out
+from alignkit.data.split import SplitDraws, cut_document, held_out
 from alignkit.data.streamed import Chosen, Stream, open_stream
 from alignkit.options.mixture import MixedDataOptions, SourceOptions, is_streamed
 from alignkit.options.shared import DataOptions
@@ -80,7 +80,7 @@ def places_of(options: DataOptions) -> Sequence[DataOptions | SourceOptions]:
 
 def _parts(options: DataOptions, sources: Sequence[list[R] | Stream[R]], seed: int) -> list[Part[R]]:
     share = options.validation
-    draws = [Draws(records, seed) for records in sources] if share else []
+    draws = [SplitDraws(records, seed) for records in sources] if share else []
     counts = [len(each) for each in draws] or [sum(1 for _ in records) for records in sources]
     whole = [
         0 < share < 1 and count == 1 and isinstance(next(iter(records)), Document)

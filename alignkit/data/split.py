@@ -31,7 +31,7 @@ def beginning(record: Record) -> str:
     return " ".join(text.casefold().split())
 
 
-class Draws:
+class SplitDraws:
     """A number in [0, 1) for each record, which depends on its beginning and the seed alone; those of many records are
     kept in a temporary file and read block by block."""
 
@@ -53,7 +53,7 @@ class Draws:
             yield np.frombuffer(block)
 
 
-def held_out(draws: Sequence[Draws], share: float) -> NDArray[np.bool_]:
+def held_out(draws: Sequence[SplitDraws], share: float) -> NDArray[np.bool_]:
     """[N] who is held out of all sources, by their draws. `share` below 1: that share of all beginnings; else at least
     that many records; 0: none.
 
@@ -86,7 +86,7 @@ def held_out(draws: Sequence[Draws], share: float) -> NDArray[np.bool_]:
     return held
 
 
-def _smallest(draws: Sequence[Draws], count: int) -> float:
+def _smallest(draws: Sequence[SplitDraws], count: int) -> float:
     """The last of the `count` smallest draws."""
     kept = np.zeros(0)
     for each in draws:

@@ -72,6 +72,12 @@ def state_of(files: Iterable[Path]) -> list[Any]:
     return [[name, None if stat is None else [stat.st_size, stat.st_mtime_ns]] for name, stat in stats]
 
 
+def is_in(path: Path, source: str) -> bool:
+    """Whether a file is a source, or lies in a folder that is one."""
+    place, target = Path(source).resolve(), path.resolve()
+    return place == target or (place.is_dir() and place in target.parents)
+
+
 def sweep(path: Path) -> None:
     """Delete what killed processes left half written of a file."""
     for left in path.parent.glob(f".{escape(path.name)}.*"):

@@ -6,7 +6,7 @@ import pytest
 
 from alignkit.config import InputError
 from alignkit.data import split
-from alignkit.data.split import Draws, beginning, cut_document, draw, held_out
+from alignkit.data.split import SplitDraws, beginning, cut_document, draw, held_out
 from alignkit.records import Comparison, Demonstration, Document, Message, Prompt
 
 
@@ -19,7 +19,7 @@ PROMPTS = [ask(f"question {i}") for i in range(2000)]
 
 
 def hold_out(records: list[Prompt], share: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    out = held_out([Draws(records, seed)], share)
+    out = held_out([SplitDraws(records, seed)], share)
     return [r for r, held in zip(records, out, strict=True) if not held], list(compress(records, out))
 
 
@@ -62,7 +62,7 @@ def test_draws_on_the_disk_hold_out_by_the_definition(share: float, monkeypatch:
     last = max(n for n in numbers if n < share) if share < 1 else sorted(numbers)[int(share) - 1]
     for size in (7, 1000, 2000, 1 << 16):
         monkeypatch.setattr(split, "BLOCK", size)
-        out = held_out([Draws(PROMPTS[:900], 5), Draws(PROMPTS[900:], 5)], share)
+        out = held_out([SplitDraws(PROMPTS[:900], 5), SplitDraws(PROMPTS[900:], 5)], share)
         assert out.tolist() == [number <= last for number in numbers]
 
 

@@ -16,7 +16,7 @@ from alignkit.data.importing import check_out
 from alignkit.data.sources import sources_of
 from alignkit.data.stream import kind_at
 from alignkit.data.taking import KINDS, Tell
-from alignkit.data.work_folder import SUBMITTED, state_of, sweep, work_folder
+from alignkit.data.work_folder import SUBMITTED, is_in, state_of, sweep, work_folder
 from alignkit.options.corpus import WorkOptions
 
 
@@ -83,9 +83,8 @@ def check_apart(written: Sequence[Path], read: Sequence[str]) -> None:
     """Raises InputError where a file that is to be written is one that is read, or lies in a folder that is; deletes
     what a killed process left of such a file."""
     for path in written:
-        for source in map(Path, read):
-            place, target = source.resolve(), path.resolve()
-            if place == target or (source.is_dir() and place in target.parents):
+        for source in read:
+            if is_in(path, source):
                 raise InputError(f"{path}: would be written over what is read ({source}); write it elsewhere")
     for path in written:
         sweep(path)
