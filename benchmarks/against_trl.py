@@ -102,7 +102,8 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     from alignkit.loop import fit, make_accelerator  # noqa: PLC0415
     from alignkit.models import load_policy, load_tokenizer  # noqa: PLC0415
     from alignkit.options.dpo import DpoConfig  # noqa: PLC0415
-    from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions, TrainOptions  # noqa: PLC0415
+    from alignkit.options.mixture import StreamedDataOptions  # noqa: PLC0415
+    from alignkit.options.shared import ModelOptions, RuntimeOptions, TrainOptions  # noqa: PLC0415
     from alignkit.pairs import preference_objective  # noqa: PLC0415
     from alignkit.prepare import ranked_sequences  # noqa: PLC0415
     from alignkit.records import Comparison  # noqa: PLC0415
@@ -121,7 +122,7 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
         examples = [format.completions([(c.prompt, c.responses[c.ranks.index(1)], c.tools)]) for c in records]
     accelerator = make_accelerator(runtime)
     module: Any = load_scorer(model) if stage == "reward" else load_policy(model)
-    config = DpoConfig(model=model, data=DataOptions(path="x"))
+    config = DpoConfig(model=model, data=StreamedDataOptions(path="x"))
     objective = {
         "sft": sft.OBJECTIVE,
         "reward": reward.ranking_objective(0.0, 0.0),
