@@ -22,6 +22,7 @@ from alignkit.chat import ChatFormat, extend_embeddings
 from alignkit.config import InputError
 from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy
+from alignkit.products import use_onednn
 from alignkit.selfcheck import DROPOUTS, why_not_tries
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool, d
         # On some CPUs a pass without gradient would re-round the 4-bit scales to bfloat16, in place and for good.
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+    use_onednn(model)
     return (model if four_bit else model.to(device)).eval(), reason is None
 
 
