@@ -1,9 +1,10 @@
 """Linear layers through oneDNN on CPUs where torch's own library is slower; knows no architecture and no loss.
 
-torch gives float32 matrix products to Intel's MKL, which leaves other makers' AVX-512 units unused. oneDNN, which torch
-has too, uses them: the same products to rounding, about twice as fast.
+torch gives float32 matrix products to Intel's MKL, which leaves other makers' AVX-512 units unused. oneDNN, which
+torch has too, uses them: the same products to rounding, about twice as fast.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-# Multiplications below which a product is as fast in MKL: oneDNN needs .03 ms a call, and .8 ms at each new shape.
-SMALLEST = 2**24
+# Multiplications, over all like layers of a model, from which oneDNN is the faster one: about 2 ms of MKL's time. Each
+# new shape costs it .3 to .8 ms, once for all of them.
+LEAST = 2**28
 
 
 def onednn_is_faster() -> bool:
@@ -29,17 +31,21 @@ def use_onednn(model: nn.Module) -> None:
     computes. Weights, names and results, to rounding, stay as they are; subclasses (4-bit layers) are left alone."""
     if not onednn_is_faster():
         return
-    for module in model.modules():
-        if type(module) in QUICK:
-            module.__class__ = QUICK[type(module)]
+    layers = [module for module in model.modules() if type(module) in QUICK]
+    alike = Counter(layer.weight.shape for layer in layers)
+    for layer in layers:
+        layer.alike = alike[layer.weight.shape]
+        layer.__class__ = QUICK[type(layer)]
 
 
 class QuickLinear(nn.Linear):
-    """A linear layer, weight [O, I]."""
+    """A linear layer, weight [O, I], one of `alike` of its shape in a model."""
+
+    alike: int = 1
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
-        if is_large(input, self.weight):
+        if is_large(input, self.weight, self.alike):
             return Affine.apply(input, self.weight, self.bias)
         return super().forward(input)
 
@@ -47,9 +53,11 @@ class QuickLinear(nn.Linear):
 class QuickConv1D(Conv1D):
     """GPT-2's form of one, weight [I, O]."""
 
+    alike: int = 1
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
-        if is_large(x, self.weight):
+        if is_large(x, self.weight, self.alike):
             return Affine.apply(x, self.weight.t(), self.bias)
         return super().forward(x)
 
@@ -57,12 +65,12 @@ class QuickConv1D(Conv1D):
 QUICK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: QuickLinear, Conv1D: QuickConv1D}
 
 
-def is_large(states: Tensor, weight: Tensor) -> bool:
-    """Whether the product is oneDNN's: float32 on a CPU, outside autocast, of at least `SMALLEST` multiplications."""
+def is_large(states: Tensor, weight: Tensor, alike: int) -> bool:
+    """Whether the product is oneDNN's: float32 on a CPU, outside autocast, of at least `LEAST` multiplications."""
     return (
         states.dtype == weight.dtype == torch.float32
         and states.device.type == "cpu"
-        and weight.numel() * (states.numel() // max(1, states.shape[-1])) >= SMALLEST
+        and alike * weight.numel() * (states.numel() // max(1, states.shape[-1])) >= LEAST
         and not torch.is_autocast_enabled("cpu")
     )
 

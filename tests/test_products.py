@@ -24,7 +24,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that gains by it, and for products of any size."""
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "SMALLEST", 1)
+    monkeypatch.setattr(products, "LEAST", 1)
 
 
 def models(folder: Path) -> list[PreTrainedModel]:
@@ -103,7 +103,7 @@ def test_small_low_precision_and_autocast_products_stay_with_torch(monkeypatch: 
     layer = nn.Linear(8, 8)
     use_onednn(layer)
     layer(torch.randn(3, 8))
-    monkeypatch.setattr(products, "SMALLEST", 1)
+    monkeypatch.setattr(products, "LEAST", 1)
     with pytest.raises(pytest.fail.Exception, match="oneDNN was asked"):
         layer(torch.randn(3, 8))
     layer(torch.randn(0, 8))
