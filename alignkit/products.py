@@ -4,6 +4,8 @@ torch gives float32 matrix products to Intel's MKL, which leaves other makers' A
 torch has too, uses them: the same products to rounding, about twice as fast.
 """
 
+import os
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from transformers.pytorch_utils import Conv1D
 # Multiplications, over all like layers of a model, from which oneDNN is the faster one: about 2 ms of MKL's time. Each
 # new shape costs it .3 to .8 ms, once for all of them.
 LEAST = 2**28
+# oneDNN keeps code for each shape that it has met, near a megabyte: those of one pass are enough. 1,024 by default.
+KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "1"}
 
 
 def onednn_is_faster() -> bool:
@@ -31,6 +35,8 @@ def use_onednn(model: nn.Module) -> None:
     computes. Weights, names and results, to rounding, stay as they are; subclasses (4-bit layers) are left alone."""
     if not onednn_is_faster():
         return
+    for name, number in KEPT.items():  # read when a process first uses oneDNN
+        os.environ.setdefault(name, number)
     layers = [module for module in model.modules() if type(module) in QUICK]
     alike = Counter(layer.weight.shape for layer in layers)
     for layer in layers:
