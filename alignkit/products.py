@@ -5,7 +5,6 @@ torch has too, uses them: the same products to rounding, about twice as fast.
 """
 
 import os
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
