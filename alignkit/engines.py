@@ -46,7 +46,7 @@ class Transformers:
 
 
 def open_engine(config: PpoConfig, runtime: RuntimeOptions, folder: Path, accelerator: Accelerator) -> Engine:
-    """What `config.rollouts` names; adapters for a server are written to `folder`."""
+    """What `config.rollouts` names; weights for a server are written to `folder`."""
     if config.rollouts.engine == "vllm":
         key = os.environ.get("VLLM_API_KEY")
         return VllmServer(runtime.rollout_url, folder.absolute(), accelerator, key=key)

@@ -1,16 +1,13 @@
-"""Completions from a vLLM server: what it is asked, and the adapter it is given. Knows no stage, imports no vLLM.
+"""Completions from a vLLM server: what it is asked, and what it answers. Knows no stage, imports no vLLM.
 
-The server is vLLM's own (`vllm serve`, 0.10.2 or later), as docs/rollouts.md starts it: POST /v1/completions with
-token ids in and out, /v1/load_lora_adapter and /v1/unload_lora_adapter for weights, GET /v1/models for what it holds.
+The server is vLLM's own (`vllm serve`), as docs/rollouts.md starts it: POST /v1/completions with token ids in and out.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from uuid import uuid4
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -19,20 +16,18 @@ from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.generate import Draws, EngineFailure, completion_of
 from alignkit.keyed import row_keys
-from alignkit.models import save_model
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
-from reward_models.http import ask, get, post
+from alignkit.vllm_weights import check_servable, hand_over, start_command
+from reward_models.http import post
 
 T = TypeVar("T")
 AT_ONCE = 256
 """Prompts under way at a time: the server forms its own batches of them."""
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as --max-lora-rank."""
 
 
 class VllmServer:
-    """A vLLM server that samples from the policy's adapter on the same base."""
+    """A vLLM server that samples from the policy's weights."""
 
     def __init__(
         self,
@@ -47,10 +42,10 @@ class VllmServer:
     ) -> None:
         self.url, self.folder, self.accelerator = url.rstrip("/"), folder, accelerator
         self.options = {"key": key, "timeout": timeout, "retries": retries, "wait": wait}
-        self.adapter: str | None = None
-        """The name of the adapter that the server holds."""
+        self.model = ""
+        """What the server calls the weights that it was given."""
         self.fresh = False
-        """Whether that adapter is the policy's of now."""
+        """Whether those are the policy's of now."""
 
     def refresh(self) -> None:
         """The policy's weights are other ones now: the next call gives them to the server first."""
@@ -80,7 +75,7 @@ class VllmServer:
         contexts = format.prompts([(prompt.messages, prompt.tools) for prompt in prompts])
         seeds = row_keys(draws.seed, draws.update, list(numbers), [0] * len(prompts)) & ((1 << 62) - 1)
         common: dict[str, Any] = {
-            "model": self.adapter,
+            "model": self.model,
             "n": draws.samples,
             "max_tokens": draws.max_new_tokens,
             "min_tokens": draws.min_new_tokens,
@@ -120,64 +115,25 @@ class VllmServer:
             pool.shutdown(cancel_futures=True)
 
     def give(self, policy: Policy, format: ChatFormat) -> None:
-        """Save the policy's adapter and have the server load it, in the place of the one before.
-
-        Each goes by a name of its own: vLLM keys its prefix cache by name, and would answer from the old one's.
-        """
-        if policy.adapted is None or format.new_ids:
-            what = "tokens that the base lacks" if format.new_ids else "no adapter"
-            raise EngineFailure(f"rollouts.engine: vllm serves LoRA adapters, and the policy has {what}")
-        names = [f"alignkit-{uuid4().hex}"]
+        """Have the server take the policy's weights as they are now."""
+        check_servable(policy, format)
+        names = [""]
         if self.accelerator.is_main_process:
-            self._tried(policy, lambda: self._exchange(policy, names[0]))
+            names = [self._tried(policy, lambda: hand_over(policy, self.url, self.folder, **self.options))]
         broadcast_object_list(names)
-        self.adapter, self.fresh = names[0], True
-
-    def _exchange(self, policy: Policy, name: str) -> None:
-        if self.adapter is None:
-            check_base(get(f"{self.url}/v1/models", **self.options), base_of(policy), self.url)
-        else:
-            ask(f"{self.url}/v1/unload_lora_adapter", {"lora_name": self.adapter}, **self.options)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        save_model(policy.model, policy.adapted, self.folder / name)
-        load = {"lora_name": name, "lora_path": str(self.folder / name)}
-        ask(f"{self.url}/v1/load_lora_adapter", load, **self.options)
+        self.model, self.fresh = names[0], True
 
     def _tried(self, policy: Policy, work: Callable[[], T]) -> T:
         try:
             return work()
         except (OSError, InputError) as error:
+            command = start_command(policy, self.accelerator.mixed_precision == "bf16")
             raise EngineFailure(
                 f"rollouts.engine: vllm: {error}. The server has to run, in an environment of its own, as\n"
-                f"    {start_command(policy)}\n"
-                f"at runtime.rollout_url (now {self.url}), and to see the folder {self.folder}; then run again"
+                f"    {command}\n"
+                f"(on a CPU with --no-enable-chunked-prefill) at runtime.rollout_url (now {self.url}), and to see the "
+                f"folder {self.folder}; then run again"
             ) from error
-
-
-def base_of(policy: Policy) -> str:
-    """The folder or name of the frozen weights that the adapter stands on."""
-    return str(policy.model.name_or_path)
-
-
-def start_command(policy: Policy) -> str:
-    """How a server for this policy is started."""
-    rank = policy.adapted.peft_config["default"].r if policy.adapted is not None else RANKS[0]
-    largest = next((known for known in RANKS if known >= rank), rank)
-    quantised = " --quantization bitsandbytes" if getattr(policy.model, "is_loaded_in_4bit", False) else ""
-    return (
-        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve {base_of(policy)}{quantised} --enable-lora "
-        f"--max-lora-rank {largest} --logprobs-mode processed_logprobs"
-    )
-
-
-def check_base(models: Any, base: str, url: str) -> None:
-    """Raise InputError where a server's list of models has none whose `root` is the policy's base."""
-    try:
-        roots = [str(card["root"]) for card in models["data"]]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{url}/v1/models: its answer lists no models: {str(models)[:80]!r}") from error
-    if not any(root == base or Path(root).absolute() == Path(base).absolute() for root in roots):
-        raise InputError(f"{url}: serves {', '.join(roots)}, and the policy's base is {base}")
 
 
 def read_choices(url: str, body: dict[str, Any], answer: Any) -> list[tuple[list[int], list[float]]]:
@@ -188,10 +144,13 @@ def read_choices(url: str, body: dict[str, Any], answer: Any) -> list[tuple[list
         whole = all(choice["finish_reason"] in ("stop", "length") for choice in choices)
         asked = all(choice["prompt_token_ids"] == body["prompt"] for choice in choices)
         fit = all(len(ids) == len(logps) and None not in logps for ids, logps in found)
+        cut = any(c["finish_reason"] == "length" and len(c["token_ids"]) < body["max_tokens"] for c in choices)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{url}: no choices with token_ids and logprobs in its answer: {str(answer)[:160]}"
         ) from error
     if len(found) != body["n"] or not (whole and asked and fit):
         raise InputError(f"{url}: its answer is not {body['n']} whole samples of the prompt: {str(answer)[:160]}")
+    if cut:
+        raise InputError(f"{url}: a sample ends before max_new_tokens {body['max_tokens']}: raise its --max-model-len")
     return cast("list[tuple[list[int], list[float]]]", found)

@@ -58,10 +58,9 @@ def ask(
             with _OPENER.open(Request(url, data, headers, method=method), timeout=timeout) as response:
                 return response.read()
         except HTTPError as error:
-            problem = f"status {error.code}"
+            problem = f"status {error.code}: {error.read(400).decode(errors='replace')!r}"
             if error.code < 500:
-                said = error.read(200).decode(errors="replace")
-                raise InputError(f"{url}: refuses the request with {problem}: {said!r}") from error
+                raise InputError(f"{url}: refuses the request with {problem}") from error
         except (OSError, HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
     raise ConnectionError(f"{url}: no answer after {retries + 1} tries: {problem}")

@@ -8,19 +8,19 @@ import tiny
 import torch
 from accelerate import Accelerator
 from http_server import Served, serving
-from vllm_fake import FakeVllm, fake_vllm
+from vllm_fake import LENGTH, fake_vllm
 
 from alignkit.chat import ChatFormat
-from alignkit.config import InputError, build
+from alignkit.config import InputError
 from alignkit.experience import make_rollouts, read_policy
 from alignkit.generate import Draws, EngineFailure
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
-from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.policy import Policy
 from alignkit.records import Completion, Message, Prompt
-from alignkit.vllm_server import VllmServer, read_choices, start_command
+from alignkit.vllm_server import VllmServer, read_choices
+from alignkit.vllm_weights import start_command
 
 TEXTS = ["a", "what is it?", "tell me of 12 big bears."]
 PROMPTS = [Prompt(messages=(Message(role="user", content=text),), columns={"text": text}) for text in TEXTS]
@@ -82,11 +82,11 @@ def test_what_is_asked(folder: Path, format: ChatFormat, tmp_path: Path) -> None
     assert {completion.finished for completion in whole} == {True, False}
 
 
-@pytest.mark.parametrize(("temperature", "held"), [(1.0, 0), (0.7, 3)])
+@pytest.mark.parametrize(("temperature", "held", "whole"), [(1.0, 0, False), (0.7, 3, False), (0.7, 0, True)])
 def test_it_says_what_the_trainer_reads(
-    folder: Path, format: ChatFormat, tmp_path: Path, temperature: float, held: int
+    folder: Path, format: ChatFormat, tmp_path: Path, temperature: float, held: int, whole: bool
 ) -> None:
-    policy = adapted(folder)
+    policy = load_policy(ModelOptions(path=str(folder))).eval() if whole else adapted(folder)
 
     def difference(completions: list[Completion]) -> float:
         rollouts = make_rollouts(completions, format, 512, min_new_tokens=held)
@@ -96,6 +96,7 @@ def test_it_says_what_the_trainer_reads(
         return float((said - trainer).abs().sum() / rollouts.mask.sum())
 
     with fake_vllm(folder) as (fake, served):
+        fake.dev, fake.updates = whole, not whole
         engine = server(served, tmp_path)
         options = {**OPTIONS, "temperature": temperature, "min_new_tokens": held}
         assert difference(engine.rollout(policy, format, PROMPTS, Draws(**options))) < 2e-5
@@ -110,17 +111,38 @@ def test_it_says_what_the_trainer_reads(
         assert (raw > 1e-2) == (temperature != 1.0)
         greedy = engine.rollout(policy, format, PROMPTS, Draws(**{**options, "temperature": 0.0, "samples": 1}))
         assert all(completion.logps is None for completion in greedy)
-    assert len(fake.loaded) == len(set(fake.loaded)) == 2 and list(fake.adapters) == fake.loaded[1:]
-    assert [path.name for path in (tmp_path / "engine").iterdir()] == fake.loaded[1:]
+    kept = [path.name for path in (tmp_path / "engine").iterdir()]
+    if whole:
+        rpc = ["/v1/models", "/collective_rpc", "/reset_prefix_cache"]
+        assert [path for path in served.paths if path != "/v1/completions"] == 2 * rpc and len(kept) == 1
+        return
+    assert len(fake.loaded) == len(set(fake.loaded)) == 2 and list(fake.adapters) == fake.loaded[1:] == kept
+
+
+def test_a_server_that_was_started_anew_or_left_by_another_run_is_given_the_adapter(
+    folder: Path, format: ChatFormat, tmp_path: Path
+) -> None:
+    policy = adapted(folder)
+    with fake_vllm(folder) as (fake, served):
+        for name in ("left", "here"):
+            server(served, tmp_path / name).rollout(policy, format, PROMPTS, Draws(**OPTIONS))
+        assert list(fake.adapters) == fake.loaded[1:] and len(fake.loaded) == 2
+        engine = server(served, tmp_path / "here")
+        engine.rollout(policy, format, PROMPTS, Draws(**OPTIONS))
+        fake.adapters.clear()
+        engine.refresh()
+        engine.rollout(policy, format, PROMPTS, Draws(**OPTIONS))
+        assert list(fake.adapters) == fake.loaded[3:]
 
 
 def test_every_fault_names_the_server_and_how_to_start_it(folder: Path, format: ChatFormat, tmp_path: Path) -> None:
     policy = adapted(folder)
-    command = f"vllm serve {folder} --enable-lora --max-lora-rank 8 --logprobs-mode processed_logprobs"
-    assert start_command(policy).endswith(command)
+    command = f"vllm serve {folder} --dtype float32 --enable-lora --max-lora-rank 8 --logprobs-mode processed_logprobs"
+    assert start_command(policy, False).endswith(command)
 
     quantised = load_policy(ModelOptions(path=str(folder), lora=LoraOptions(r=20), load_in_4bit=True))
-    assert f"serve {folder} --quantization bitsandbytes --enable-lora --max-lora-rank 32 " in start_command(quantised)
+    started = start_command(quantised, True)
+    assert f"{folder} --dtype bfloat16 --quantization bitsandbytes --enable-lora --max-lora-rank 32 " in started
 
     def fault(engine: VllmServer, **changes: Any) -> str:
         with pytest.raises(EngineFailure) as caught:
@@ -130,7 +152,7 @@ def test_every_fault_names_the_server_and_how_to_start_it(folder: Path, format: 
 
     with fake_vllm(folder) as (fake, served):
         engine = server(served, tmp_path, retries=1)
-        assert "400" in (said := fault(engine, max_new_tokens=200)) and "maximum context length is 128" in said
+        assert "ends before max_new_tokens 200: raise its --max-model-len" in fault(engine, max_new_tokens=200)
         fake.adapters.clear()
         assert f"{served.url}/v1/completions: refuses the request with status 404" in fault(engine)
         fake.down = 0
@@ -138,19 +160,28 @@ def test_every_fault_names_the_server_and_how_to_start_it(folder: Path, format: 
     assert f"{served.url}/v1/completions: no answer after 2 tries" in fault(engine)
     with fake_vllm(tmp_path) as (_, served):
         assert f"serves {tmp_path}, and the policy's base is {folder}" in fault(server(served, tmp_path / "other"))
-    closed = FakeVllm(str(folder))
-
-    def without_updates(path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        return (404, {"detail": "Not Found"}) if "lora" in path else closed.answer(path, body)
-
-    with serving(without_updates, routes=True) as served:
+    with fake_vllm(folder) as (fake, served):
+        fake.updates = False
         assert f"{served.url}/v1/load_lora_adapter: refuses the request" in fault(server(served, tmp_path / "closed"))
+        fake.updates, policy = True, load_policy(ModelOptions(path=str(folder), lora=LoraOptions(r=16)))
+        command = command.replace("rank 8", "rank 16")
+        said = fault(server(served, tmp_path / "rank", retries=0))
+        assert "LoRA rank 16 is greater than max_lora_rank 8" in said
     with serving(lambda path, body: (200, {"data": "?"}), routes=True) as served:
         assert "its answer lists no models" in fault(server(served, tmp_path / "strange"))
+    policy, command = load_policy(ModelOptions(path=str(folder))), f"VLLM_SERVER_DEV_MODE=1 vllm serve {folder} "
+    with fake_vllm(folder) as (fake, served):
+        assert f"{served.url}/collective_rpc: refuses the request with status 404" in fault(server(served, tmp_path))
+        fake.dev = fake.busy = True
+        assert "keeps its prefix cache while it answers others" in fault(server(served, tmp_path))
+        long = Prompt(messages=(Message(role="user", content="a" * LENGTH),))
+        fake.busy = False
+        with pytest.raises(EngineFailure, match=f"maximum context length is {LENGTH} tokens"):
+            server(served, tmp_path).rollout(policy, format, [long], Draws(**OPTIONS))
 
 
 def test_answers_that_cannot_be_used_are_refused(folder: Path) -> None:
-    body: dict[str, Any] = {"prompt": [1, 2], "n": 1, "max_tokens": 3, "min_tokens": 0, "temperature": 1.0}
+    body: dict[str, Any] = {"prompt": [1, 2], "n": 1, "max_tokens": 2, "min_tokens": 0, "temperature": 1.0}
     good = {
         "index": 0, "token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.0, -2.0]}, "finish_reason": "length",
         "prompt_token_ids": [1, 2],
@@ -165,25 +196,18 @@ def test_answers_that_cannot_be_used_are_refused(folder: Path) -> None:
     for choices in [[good, good], *([{**good, **change}] for change in changes)]:
         with pytest.raises(InputError, match="not 1 whole samples"):
             read_choices("u", body, {"choices": choices})
+    with pytest.raises(InputError, match="ends before max_new_tokens 3: raise its --max-model-len"):
+        read_choices("u", {**body, "max_tokens": 3}, {"choices": [good]})
     for answer in ({"error": "x"}, {"choices": [{**good, "logprobs": None}]}, [1]):
         with pytest.raises(InputError, match="no choices with token_ids and logprobs"):
             read_choices("u", body, answer)
 
 
 def test_what_it_cannot_serve_is_refused(folder: Path, format: ChatFormat, tmp_path: Path) -> None:
-    given = {
-        "model": {"path": "m"},
-        "data": {"path": "d"},
-        "reward": {"kind": "lexicon"},
-        "rollouts": {"engine": "vllm"},
-    }
-    with pytest.raises(InputError, match=r"takes whole weights from no other process: give model\.lora"):
-        build(PpoConfig, given, "")
-    build(PpoConfig, given | {"model": {"path": "m", "lora": {}}}, "")
-    build(PpoConfig, given | {"model": {"path": "m", "adapter": "continue"}}, "")
-    plain = load_policy(ModelOptions(path=str(folder)), trainable=False)
-    with fake_vllm(folder) as (_, served), pytest.raises(EngineFailure, match="the policy has no adapter"):
-        server(served, tmp_path).rollout(plain, format, PROMPTS, Draws(**OPTIONS))
     words = ChatFormat.load(load_tokenizer(str(folder)), "chatml")
     with fake_vllm(folder) as (_, served), pytest.raises(EngineFailure, match="tokens that the base lacks"):
         server(served, tmp_path).rollout(adapted(folder), words, PROMPTS, Draws(**OPTIONS))
+    more = load_policy(ModelOptions(path=str(folder)))
+    more.model.resize_token_embeddings(len(words.tokenizer))
+    with fake_vllm(folder) as (_, served), pytest.raises(EngineFailure, match="tokens that the base lacks"):
+        server(served, tmp_path).rollout(more, format, PROMPTS, Draws(**OPTIONS))

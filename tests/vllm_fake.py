@@ -1,4 +1,4 @@
-"""A stand-in for `vllm serve`: its routes and their answers' form as vLLM documents them, over a tiny model on a CPU.
+"""A stand-in for `vllm serve`: its routes and answers as those of vLLM 0.32, over a tiny model on a CPU.
 
 It knows nothing of alignkit: transformers and PEFT load what it is told to load, and torch's own generator draws.
 """
@@ -16,19 +16,31 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 TOKEN = "t"
+LENGTH = 128
+"""--max-model-len."""
+RANK = 8
+"""--max-lora-rank."""
 
 
 @dataclass
 class FakeVllm:
-    """The server's state. `down`: it answers 503 from so many completions on; `processed`: --logprobs-mode."""
+    """The server's state. `down`: it answers 503 from so many completions on; `processed`: --logprobs-mode; `updates`:
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING; `dev`: VLLM_SERVER_DEV_MODE; `busy`: requests of others hold its cache."""
 
     base: str
     root: str = ""
     """What it says that it holds."""
     adapters: dict[str, Any] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
+    weights: Any = None
+    """The base, as started or reloaded."""
+    reloaded: Any = None
+    """Weights that its prefix cache is not of yet."""
     down: int | None = None
     processed: bool = True
+    updates: bool = True
+    dev: bool = False
+    busy: bool = False
     completions: int = 0
     lock: Lock = field(default_factory=Lock)
 
@@ -38,37 +50,52 @@ class FakeVllm:
 
     def routes(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if path == "/v1/models":
-            cards = [
-                {
-                    "id": self.base,
-                    "object": "model",
-                    "root": self.root or self.base,
-                    "parent": None,
-                    "max_model_len": 128,
-                }
-            ]
-            return 200, {"object": "list", "data": cards}
-        if path == "/v1/load_lora_adapter":
-            name = body["lora_name"]
-            if name in self.adapters:
-                return 400, error(f"The lora adapter '{name}' has already been loaded.")
-            base = AutoModelForCausalLM.from_pretrained(self.base)
-            self.adapters[name] = PeftModel.from_pretrained(base, body["lora_path"]).eval()
-            self.loaded.append(name)
-            return 200, f"Success: LoRA adapter '{name}' added successfully.".encode()
-        if path == "/v1/unload_lora_adapter":
+            cards = [self.card(self.base, self.root or self.base, None)]
+            return 200, {"object": "list", "data": cards + [self.card(name, "?", self.base) for name in self.adapters]}
+        if self.updates and path == "/v1/load_lora_adapter":
+            return self.load(body["lora_name"], body["lora_path"])
+        if self.updates and path == "/v1/unload_lora_adapter":
             if self.adapters.pop(body["lora_name"], None) is None:
-                return 404, error(f"The lora adapter '{body['lora_name']}' cannot be found.")
-            return 200, b"Success: removed."
+                return 404, error(f"The lora adapter '{body['lora_name']}' cannot be found.", "NotFoundError", 404)
+            return 200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully.".encode()
+        if self.dev and path == "/collective_rpc":
+            assert body["method"] == "reload_weights"
+            self.reloaded = AutoModelForCausalLM.from_pretrained(body["kwargs"]["weights_path"])
+            return 200, {"results": [None]}
+        if self.dev and path == "/reset_prefix_cache":
+            self.weights = self.weights if self.busy else self.reloaded
+            return 200, {"success": not self.busy}
         if path != "/v1/completions":
             return 404, {"detail": "Not Found"}
+        return self.completed(body)
+
+    def card(self, name: str, root: str, parent: str | None) -> dict[str, Any]:
+        length = LENGTH if parent is None else None
+        return {"id": name, "object": "model", "root": root, "parent": parent, "max_model_len": length}
+
+    def load(self, name: str, path: str) -> tuple[int, Any]:
+        if name in self.adapters:
+            said = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set"
+            return 400, error(f"{said} 'load_inplace' to True.", "InvalidUserInput", 400)
+        adapter = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(self.base), path).eval()
+        if (rank := vars(adapter.peft_config["default"])["r"]) > RANK:
+            said = f"Worker failed with error 'LoRA rank {rank} is greater than max_lora_rank {RANK}.'"
+            return 500, error(f"Call to add_lora method failed: {said}", "InternalServerError", 500)
+        self.adapters[name] = adapter
+        self.loaded.append(name)
+        return 200, f"Success: LoRA adapter '{name}' added successfully.".encode()
+
+    def completed(self, body: dict[str, Any]) -> tuple[int, Any]:
         self.completions += 1
         if self.down is not None and self.completions > self.down:
-            return 503, error("down")
-        if body["model"] not in self.adapters:
-            return 404, error(f"The model `{body['model']}` does not exist.")
-        if len(body["prompt"]) + body["max_tokens"] > 128:
-            return 400, error("This model's maximum context length is 128 tokens.")
+            return 503, error("down", "ServiceUnavailable", 503)
+        if body["model"] not in (*self.adapters, self.base):
+            return 404, error(f"The model `{body['model']}` does not exist.", "NotFoundError", 404)
+        if len(body["prompt"]) >= LENGTH:
+            said = f"This model's maximum context length is {LENGTH} tokens. However, your prompt contains"
+            return 400, error(f"{said} {len(body['prompt'])} input tokens", "BadRequestError", 400)
+        if body["temperature"] == 0 and body["n"] > 1:
+            return 400, error("n must be 1 when using greedy sampling, got 2.", "BadRequestError", 400)
         return 200, self.complete(body)
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -78,10 +105,13 @@ class FakeVllm:
 
     @torch.no_grad()
     def sample(self, body: dict[str, Any], index: int) -> dict[str, Any]:
-        model, ids = self.adapters[body["model"]], list(body["prompt"])
+        if self.weights is None:
+            self.weights = AutoModelForCausalLM.from_pretrained(self.base)
+        model, ids = self.adapters.get(body["model"], self.weights), list(body["prompt"])
+        room = min(body["max_tokens"], LENGTH - len(ids))  # it says nothing of what it cuts off
         generator = torch.Generator().manual_seed(body["seed"] + index)
         stops, drawn, logps = body["stop_token_ids"], [], []
-        while len(drawn) < body["max_tokens"] and not (drawn and drawn[-1] in stops):
+        while len(drawn) < room and not (drawn and drawn[-1] in stops):
             raw = model(input_ids=torch.tensor([ids])).logits[0, -1].float()
             logits = raw / (body["temperature"] or 1.0)
             if len(drawn) < body["min_tokens"]:
@@ -107,8 +137,8 @@ class FakeVllm:
         }  # fmt: skip
 
 
-def error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "BadRequestError", "param": None, "code": 400}}
+def error(message: str, kind: str, code: int) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 @contextmanager

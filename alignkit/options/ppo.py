@@ -261,12 +261,7 @@ class PpoConfig(Config):
         return self
 
     def _check_roles(self) -> None:
-        """Refuse models that cannot be held as `roles` says, or served by the engine that samples."""
-        if self.rollouts.engine == "vllm" and self.model.lora is None and self.model.adapter != "continue":
-            raise ValueError(
-                "rollouts.engine: vllm is given adapters, its server takes whole weights from no other process: give "
-                "model.lora, or sample with rollouts.engine: transformers"
-            )
+        """Refuse models that cannot be held as `roles` says."""
         if self.roles == "adapters" and self.model.lora is None and self.model.adapter != "continue":
             raise ValueError("roles: adapters share a frozen base: give model.lora, or model.adapter: continue")
         if self.roles == "value_head" and self.advantage != "gae":

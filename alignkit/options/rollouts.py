@@ -13,7 +13,7 @@ class RolloutOptions(Config):
     engine: Literal["transformers", "continuous", "vllm"] = "transformers"
     """transformers: the policy itself, every draw keyed by (seed, update, prompt, sample, position); continuous: by
     transformers' continuous batching, for GPUs, its draws not keyed; vllm: a server at runtime.rollout_url that is
-    given the adapter after each update (needs LoRA)."""
+    given the weights, or with LoRA the adapter, after each update."""
     correction: Literal["none", "truncated"] = "none"
     """truncated: each token's policy loss is weighed by min(π_trainer / π_engine, cap), both as sampled (truncated
     importance sampling, Yao et al. 2025); none: the difference is logged alone."""

@@ -103,6 +103,18 @@ def test_a_vllm_server_gets_each_updates_adapter_and_a_run_that_it_left_goes_on(
     assert distance(resumed, whole) == 0
 
 
+def test_a_vllm_server_gets_each_updates_whole_weights(folder: Path, tmp_path: Path) -> None:
+    train = {**SERVED["train"], "learning_rate": 3e-3}
+    settings = config(folder, **SERVED | {"model": {}, "train": train})
+    with fake_vllm(folder / "model") as (fake, served):
+        fake.dev = True
+        run = start(tmp_path / "run", settings, rollout_url=served.url)
+    assert served.paths.count("/collective_rpc") == served.paths.count("/reset_prefix_cache") == 4
+    lines = [line for line in metrics(run) if "objective/kl" in line]
+    assert len(lines) == 3 and lines[-1]["objective/kl"] > 0.05
+    assert all(line["sampling/logp_difference"] < 1e-4 for line in lines)
+
+
 def test_a_server_that_holds_other_weights_is_found_out(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, **SERVED)
     (other := tmp_path / "other").mkdir()
