@@ -1,4 +1,4 @@
-"""The answers that the sample stage compares: drawn by a policy, or the data's own. Knows not what they are worth."""
+"""The answers that the sample stage labels: drawn by a policy, or the data's own. Knows not what they are worth."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +72,13 @@ def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
     def answers(numbers: list[int], part: list[Prompt]) -> list[list[Completion]]:
         return [
             [
-                Completion(prompt=asked.messages, response=said[-1], turns=said[:-1], tools=asked.tools)
+                Completion(
+                    prompt=asked.messages,
+                    response=said[-1],
+                    turns=said[:-1],
+                    tools=asked.tools,
+                    columns=asked.columns,
+                )
                 for said in found[n].responses
             ]
             for n, asked in zip(numbers, part, strict=True)

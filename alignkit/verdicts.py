@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
-from statistics import fmean
 from typing import TypeAlias
 
 from alignkit.chunks import Row
 from alignkit.options.sample import SampleConfig
 from alignkit.records import Completion, Prompt
-from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, row_of
+from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, mean_drawn, row_of
 from reward_models.judge import Compare, text_of
 
 Verdict: TypeAlias = tuple[int, int, float | None]
@@ -86,12 +85,7 @@ def measure_judged(rows: Sequence[Row]) -> dict[str, float]:
     counts = pair_counts(rows)
     pairs = counts.pop("pairs")
     shares = {name.removeprefix("pairs/"): n / pairs for name, n in counts.items()} if pairs else {}
-    tokens = [answer["tokens"] for answer in answers]
-    drawn = {"tokens": fmean(tokens)} if any(tokens) else {}
-    return shares | {
-        **drawn,
-        "unfinished": fmean(not answer["finished"] for answer in answers),
-    }
+    return shares | mean_drawn(answers)
 
 
 def pair_counts(rows: Sequence[Row]) -> dict[str, int]:

@@ -173,7 +173,7 @@ def test_chunks_of_other_answers_are_not_taken(folder: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judge": None, "reward": {"kind": "lexicon"}}, "give `model`, the policy that draws the answers"),
+        ({"judge": None}, "give exactly one of `reward`"),
         ({"samples": 3}, "samples has no meaning without a model"),
         ({"environment": {"kind": "tools", "tools": ["calculator"]}}, "environment has no meaning without a model"),
         ({"data": {"path": "d", "max_length": 99}}, "max_length has no meaning without a model"),
@@ -215,7 +215,7 @@ def test_a_recipe_of_labels_is_checked(folder: Path, tmp_path: Path, monkeypatch
     lines(Path("rows.jsonl"), {"prompt": "q", "responses": ["a", "b"]})
     recipe = load_recipe(Path("labels.yaml"))
     first, again = check_steps(plan(recipe, Path("runs")))
-    assert (first.records, first.note) == (1, "the judge compares their own responses")
+    assert (first.records, first.note) == (1, "their own responses are labelled")
     assert again.note == "nothing to read yet"
     before = stage_ids(recipe, Contents())
     lines(Path("rows.jsonl"), {"prompt": "q", "responses": ["a", "c"]})
