@@ -1,6 +1,6 @@
 """The answers that the sample stage labels: drawn by a policy, or the data's own. Knows not what they are worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class Asked:
     """(numbers, prompts) -> the answers to each."""
     given: Any = None
     """What the answers depend on besides options and prompts, as JSON knows it."""
+    ranks: Sequence[tuple[int, ...] | None] = ()
+    """Those that the data gives the answers to each prompt; empty where answers are drawn."""
 
 
 def drawn(config: SampleConfig, model: ModelOptions, runtime: RuntimeOptions, run: Run) -> Asked:
@@ -86,4 +88,4 @@ def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
 
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     said = [one.model_dump(mode="json") for one in found]
-    return Asked(accelerator, precision, unique(prompts), 0, answers, said)
+    return Asked(accelerator, precision, unique(prompts), 0, answers, said, [one.ranks for one in found])

@@ -54,6 +54,11 @@ def wins(places: Sequence[int], verdicts: Sequence[Verdict]) -> dict[int, float]
     return won
 
 
+def wins_of(row: Row) -> dict[int, float]:
+    """`wins` of the answers in a row, by their places, those left out that `decided` leaves out."""
+    return wins(decided(row["verdicts"]), row["verdicts"])
+
+
 def widest(won: dict[int, float], verdicts: Sequence[Verdict]) -> tuple[int, int]:
     """(better, worse): of the pairs with a winner the one whose wins are farthest apart, the first of equal ones.
 
@@ -69,7 +74,7 @@ def select_judged(prompt: Prompt, row: Row, config: SampleConfig) -> Selection:
     if not verdicts:
         finished = any(one["finished"] or config.unfinished == "keep" for one in answers)
         return Selection((), (), "one_answer" if finished else "unfinished")
-    won = wins(decided(verdicts), verdicts)
+    won = wins_of(row)
     if len(won) < 2:
         return Selection((), (), "no_verdict")
     if len(set(won.values())) == 1:

@@ -18,6 +18,7 @@ from alignkit.marks import read_text
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Feedback, Prompt
+from alignkit.relabelling import agreement
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
 from alignkit.selection import (
@@ -31,7 +32,7 @@ from alignkit.selection import (
     row_of,
     select,
 )
-from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged
+from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged, wins_of
 from reward_models.judge import Compare
 from reward_models.scores import Reward, checked
 
@@ -51,11 +52,16 @@ def run(
     rate = _rating(config, reward, compare, held, runtime.allow_code)
 
     def make(numbers: list[int], part: list[Prompt]) -> list[Row]:
-        return rate(part, asked.answers(numbers, part))
+        rows = rate(part, asked.answers(numbers, part))
+        ranks = [asked.ranks[n] for n in numbers] if asked.ranks else []
+        return [row | {"ranks": old} for row, old in zip(rows, ranks, strict=True)] if ranks else rows
+
+    def more(rows: list[Row]) -> dict[str, float]:
+        played = {} if config.environment is None else mean_counts(rows)
+        return played | agreement(rows, _scores_of if judge is None else wins_of)
 
     def measure(rows: list[Row]) -> dict[str, float]:
-        found = _measure(rows) if judge is None else measure_judged(rows)
-        return found if config.environment is None else found | mean_counts(rows)
+        return (_measure(rows) if judge is None else measure_judged(rows)) | more(rows)
 
     guidelines = None if judge is None else read_text(str(judge.guidelines))
     key = [config.model_dump(mode="json"), guidelines, asked.given]
@@ -69,8 +75,7 @@ def run(
     else:
         chosen = [select_judged(prompt, row, config) for prompt, row in zip(prompts, worked.rows, strict=True)]
         metrics = summary_judged(worked.rows, chosen, asked.skipped)
-    if config.environment is not None:
-        metrics |= mean_counts(worked.rows)
+    metrics |= more(worked.rows)
     if not metrics["records"]:
         dropped = {name.removeprefix("dropped/"): n for name, n in metrics.items() if name.startswith("dropped/")}
         drawing = "minimum, max_new_tokens and the reward or judge, or draw more samples"
@@ -127,6 +132,11 @@ def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row
 
 def _with_score(row: Row) -> list[Row]:
     return [answer for answer in row["answers"] if answer["score"] is not None]
+
+
+def _scores_of(row: Row) -> dict[int, float]:
+    """By the places of the answers that have a score."""
+    return {place: one["score"] for place, one in enumerate(row["answers"]) if one["score"] is not None}
 
 
 def _measure(rows: Sequence[Row]) -> dict[str, float]:

@@ -99,6 +99,14 @@ def test_ranks_are_replaced_and_every_row_is_accounted_for(folder: Path, tmp_pat
     assert dropped == {"dropped/tied": 1, "dropped/no_verdict": 1, "dropped/one_answer": 2}
     assert (metrics["prompts"], metrics["kept"], metrics["answers"], metrics["answers/no_verdict"]) == (9, 5, 20, 2)
     assert metrics["pairs"] == 3 + 1 + 1 + 1 + 1 + 1 + 6
+    # of the ranked: the three pairs of the first row against the ranks, that of "right" with them, of "pair" against
+    agreed = {name: n for name, n in metrics.items() if name.startswith("agreement")}
+    # of 27 resamples of these three, 8 lack the second, one holds nothing else: the tails of 2.5 % are 0 and 1
+    assert agreed == {"agreement": 1 / 5, "agreement/low": 0, "agreement/high": 1, "agreement/pairs": 5} | {
+        "agreement/undecided": 1
+    }
+    (line,) = read_metrics(run.directory)
+    assert {name: line[name] for name in agreed} == agreed
     # of the last: a-abcd and abcd-ax differ by three, a-ax tie, abcd-x differ by four
     assert (metrics["pairs/won"], metrics["pairs/tied"], metrics["pairs/no_verdict"]) == (3 + 3 + 3, 1 + 1, 1 + 2)
 
