@@ -7,8 +7,8 @@ from typing import Any, Literal
 from accelerate import Accelerator
 
 from alignkit.data.load import load_data
+from alignkit.draws import Draws
 from alignkit.environment.episodes import answered, open_episodes
-from alignkit.generate import Draws
 from alignkit.loop import make_accelerator
 from alignkit.models import load_policy
 from alignkit.options.sample import SampleConfig
@@ -47,16 +47,7 @@ def drawn(config: SampleConfig, model: ModelOptions, runtime: RuntimeOptions, ru
     policy = load_policy(model, trainable=False, format=format, **held).eval()
 
     def answers(numbers: list[int], part: list[Prompt]) -> list[list[Completion]]:
-        draws = Draws(
-            seed=config.seed,
-            update=0,
-            samples=n,
-            max_new_tokens=config.max_new_tokens,
-            min_new_tokens=config.min_new_tokens,
-            temperature=config.temperature,
-            token_budget=runtime.token_budget,
-            numbers=numbers,
-        )
+        draws = Draws.of(config, runtime.token_budget, numbers)
         with accelerator.autocast():
             said = answered(policy, format, part, draws, episodes)
         return [said[start : start + n] for start in range(0, len(said), n)]

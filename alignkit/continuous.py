@@ -10,7 +10,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from alignkit.batches import seed_of
 from alignkit.chat import ChatFormat
-from alignkit.generate import Draws, EngineFailure, completion_of, without_defaults
+from alignkit.draws import Draws
+from alignkit.generate import EngineFailure, completion_of, without_defaults
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
 

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
 from alignkit.continuous import Continuous
+from alignkit.draws import Draws
 from alignkit.experience import make_rollouts, read_policy
-from alignkit.generate import Draws, rollout
+from alignkit.generate import rollout
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.ppo import PpoConfig
