@@ -1,14 +1,14 @@
-"""The answers that the sample stage compares: drawn by a policy, or the data's own. Knows not what they are worth."""
+"""The answers that the sample stage labels: drawn by a policy, or the data's own. Knows not what they are worth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from accelerate import Accelerator
 
 from alignkit.data.load import load_data
+from alignkit.draws import Draws
 from alignkit.environment.episodes import answered, open_episodes
-from alignkit.generate import Draws
 from alignkit.loop import make_accelerator
 from alignkit.models import load_policy
 from alignkit.options.sample import SampleConfig
@@ -33,6 +33,8 @@ class Asked:
     """(numbers, prompts) -> the answers to each."""
     given: Any = None
     """What the answers depend on besides options and prompts, as JSON knows it."""
+    ranks: Sequence[tuple[int, ...] | None] = ()
+    """Those that the data gives the answers to each prompt; empty where answers are drawn."""
 
 
 def drawn(config: SampleConfig, model: ModelOptions, runtime: RuntimeOptions, run: Run) -> Asked:
@@ -45,16 +47,7 @@ def drawn(config: SampleConfig, model: ModelOptions, runtime: RuntimeOptions, ru
     policy = load_policy(model, trainable=False, format=format, **held).eval()
 
     def answers(numbers: list[int], part: list[Prompt]) -> list[list[Completion]]:
-        draws = Draws(
-            seed=config.seed,
-            update=0,
-            samples=n,
-            max_new_tokens=config.max_new_tokens,
-            min_new_tokens=config.min_new_tokens,
-            temperature=config.temperature,
-            token_budget=runtime.token_budget,
-            numbers=numbers,
-        )
+        draws = Draws.of(config, runtime.token_budget, numbers)
         with accelerator.autocast():
             said = answered(policy, format, part, draws, episodes)
         return [said[start : start + n] for start in range(0, len(said), n)]
@@ -72,7 +65,13 @@ def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
     def answers(numbers: list[int], part: list[Prompt]) -> list[list[Completion]]:
         return [
             [
-                Completion(prompt=asked.messages, response=said[-1], turns=said[:-1], tools=asked.tools)
+                Completion(
+                    prompt=asked.messages,
+                    response=said[-1],
+                    turns=said[:-1],
+                    tools=asked.tools,
+                    columns=asked.columns,
+                )
                 for said in found[n].responses
             ]
             for n, asked in zip(numbers, part, strict=True)
@@ -80,4 +79,4 @@ def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
 
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     said = [one.model_dump(mode="json") for one in found]
-    return Asked(accelerator, precision, unique(prompts), 0, answers, said)
+    return Asked(accelerator, precision, unique(prompts), 0, answers, said, [one.ranks for one in found])

@@ -4,7 +4,7 @@ Exit codes: 0 done, 1 failed, 2 the user's input is wrong.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -12,9 +12,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from alignkit.cli_data import data
-from alignkit.config import InputError
+from alignkit.config import InputError, build
 from alignkit.display import artifact_of, number, print_json, print_table, runs_table
 from alignkit.lineage import read_record
+from alignkit.marks import parse_yaml
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.recipe import load_recipe, plan
 from alignkit.recipe.drive import RUNS, as_rows, guarded, print_results, run_recipe
 
@@ -30,7 +32,7 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, su
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="stage.key=value", help="Options set for this run.")]
 Runs = Annotated[Path, typer.Option(help="The folder that holds the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-AllowCode = Annotated[bool, typer.Option(help="Let the recipe name Python functions as rewards.")]
+AllowCode = Annotated[bool, typer.Option(help="Run Python functions named as rewards, tools or environments.")]
 
 
 @app.command()
@@ -126,6 +128,11 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.7,
     seed: int = 0,
+    environment: Annotated[
+        str | None,
+        typer.Option(metavar="YAML", help='Answers its turns, such as "{kind: tools, tools: [calculator]}".'),
+    ] = None,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Talk to a model; an empty line or Ctrl-D ends it."""
@@ -133,16 +140,29 @@ def chat(
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no model, which is a folder; `alignkit show` lists the runs there are")
     talk = import_module("alignkit.talk")  # imports torch
-    conversation = talk.open_conversation(str(folder), system, max_new_tokens, temperature, seed)
+    conversation = talk.open_conversation(
+        str(folder), system, max_new_tokens, temperature, seed, _environment(environment), allow_code
+    )
     if prompt is None:
         while text := _ask():
-            print(conversation.answer(text).response.content, flush=True)
+            print(*talk.lines(conversation.answer(text)), sep="\n", flush=True)
         return
     completion = conversation.answer(prompt)
     if as_json:
-        print_json({"response": completion.response.content, "finished": completion.finished})
+        turns = [turn.model_dump(mode="json", exclude_none=True) for turn in completion.turns]
+        told = {} if environment is None else {"turns": turns}
+        print_json({"response": completion.response.content, "finished": completion.finished, **told})
     else:
-        print(completion.response.content)
+        print(*talk.lines(completion), sep="\n")
+
+
+def _environment(text: str | None) -> EnvironmentOptions | None:
+    if text is None:
+        return None
+    given = parse_yaml(text, "--environment")
+    if not isinstance(given, Mapping):
+        raise InputError(f"--environment: {text!r} is no mapping, such as {{kind: tools, tools: [calculator]}}")
+    return build(EnvironmentOptions, given, "environment")
 
 
 def _ask() -> str:

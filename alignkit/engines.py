@@ -9,7 +9,8 @@ from accelerate import Accelerator
 
 from alignkit.chat import ChatFormat
 from alignkit.continuous import Continuous
-from alignkit.generate import Draws, rollout
+from alignkit.draws import Draws
+from alignkit.generate import rollout
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.policy import Policy

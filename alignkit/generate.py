@@ -6,7 +6,6 @@ batch, in any order and on any rank, up to rounding where a draw falls on the bo
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,24 +28,6 @@ from alignkit.records import Completion, Prompt
 
 class EngineFailure(InputError):
     """An engine left prompts without answers. Nothing has been trained on what it was to answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draws:
-    """What is drawn for an update's prompts, and how: the arguments of `rollout`, which says what they mean."""
-
-    seed: int
-    update: int
-    samples: int = 1
-    max_new_tokens: int
-    temperature: float = 1.0
-    min_new_tokens: int = 0
-    token_budget: int = 8192
-    numbers: Sequence[int] | None = None
-
-    def numbers_of(self, prompts: Sequence[Prompt]) -> Sequence[int]:
-        """`numbers`, or those of a whole update."""
-        return range(len(prompts)) if self.numbers is None else self.numbers
 
 
 def rollout(

@@ -63,6 +63,11 @@ def _check_prompt(messages: Sequence[Message], field: str) -> None:
         raise ValueError(f"`{field}` ends with the assistant's turn; it must end where the assistant is to answer")
 
 
+def _check_number(field: str, values: Sequence[float] | None, responses: Sequence[Messages]) -> None:
+    if values is not None and len(values) != len(responses):
+        raise ValueError(f"`{field}` holds {len(values)} values for {len(responses)} responses; give one for each")
+
+
 def _check_responses(responses: Sequence[Messages]) -> None:
     for index, response in enumerate(responses):
         if not response or response[-1].role != "assistant":
@@ -125,12 +130,10 @@ class Comparison(Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_prompt(self.prompt, "prompt")
-        count = len(self.responses)
-        if count < 2:
+        if len(self.responses) < 2:
             raise ValueError("a ranking needs at least two `responses`, and has one")
-        for field, values in (("ranks", self.ranks), ("margins", self.margins)):
-            if values is not None and len(values) != count:
-                raise ValueError(f"`{field}` holds {len(values)} values for {count} responses; give one for each")
+        _check_number("ranks", self.ranks, self.responses)
+        _check_number("margins", self.margins, self.responses)
         if len(set(self.ranks)) == 1:
             raise ValueError("all responses are tied: the ranking says nothing; give different `ranks`")
         _check_responses(self.responses)
@@ -138,22 +141,25 @@ class Comparison(Record):
 
 
 class Candidates(Record):
-    """A prompt and responses to it that are still to be compared."""
+    """A prompt and responses to it that are still to be labelled."""
 
     prompt: Messages = Field(min_length=1)
     """The turns before the responses."""
     responses: tuple[Messages, ...] = Field(min_length=1)
     """The responses, each one or more turns that end with the assistant's. An empty text is a response too."""
+    ranks: tuple[int, ...] | None = None
+    """The rank that the row gives each response, to be replaced: 1 is best. null: none."""
     tools: Tools | None = None
     """JSON schemas of the tools the assistant may call."""
     id: str | None = None
     """A name, unique in its file."""
     columns: dict[str, Any] = Field(default_factory=dict)
-    """Everything else the row carried, but ranks and margins."""
+    """Everything else the row carried, but margins."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_prompt(self.prompt, "prompt")
+        _check_number("ranks", self.ranks, self.responses)
         _check_responses(self.responses)
         return self
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from alignkit.actors import Actors
 from alignkit.advantages import without_signal
 from alignkit.batches import seed_of
-from alignkit.generate import Draws
+from alignkit.draws import Draws
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
 from alignkit.scoring import Scored, scored
@@ -116,17 +116,8 @@ class Sampler:
 
     def draws(self, number: int, keys: Sequence[int], samples: int, temperature: float) -> Draws:
         """What an update draws for the prompts that go by `keys`."""
-        config = self.config
-        return Draws(
-            seed=config.seed,
-            update=number,
-            samples=samples,
-            max_new_tokens=config.max_new_tokens,
-            temperature=temperature,
-            min_new_tokens=config.min_new_tokens,
-            token_budget=SAMPLED * self.actors.token_budget,
-            numbers=keys,
-        )
+        draws = Draws.of(self.config, SAMPLED * self.actors.token_budget, keys, number)
+        return replace(draws, samples=samples, temperature=temperature)
 
     def _alike(self, part: Sampled) -> list[int]:
         """The places, over all ranks, whose samples score alike: they teach a group nothing."""

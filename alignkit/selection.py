@@ -60,6 +60,15 @@ def mean_counts(rows: Sequence[Row]) -> dict[str, float]:
     return {f"environment/{name}": fmean(one[name] for one in counts) for name in COUNTED}
 
 
+def mean_drawn(answers: Sequence[Row]) -> dict[str, float]:
+    """Their mean length, where they were drawn and so have tokens, and the share that the length limit cut."""
+    tokens = [answer["tokens"] for answer in answers]
+    return {
+        **({"tokens": fmean(tokens)} if any(tokens) else {}),
+        "unfinished": fmean(not a["finished"] for a in answers),
+    }
+
+
 def best_of(scores: Sequence[float], top: int = 1, minimum: float | None = None) -> list[int]:
     """The places of the `top` highest scores, best first, equal ones as they stand; none below `minimum`.
 

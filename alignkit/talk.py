@@ -5,11 +5,15 @@ from dataclasses import dataclass, field
 import torch
 
 from alignkit.chat import ChatFormat
-from alignkit.generate import rollout
+from alignkit.draws import Draws
+from alignkit.environment.episodes import Episodes, answered, open_episodes
+from alignkit.environment.seam import schemas_of
 from alignkit.models import load_policy, load_tokenizer
+from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy
-from alignkit.records import Completion, Message, Prompt
+from alignkit.records import Completion, Message, Prompt, Tools
+from reward_models.scores import said
 
 
 @dataclass
@@ -21,31 +25,46 @@ class Conversation:
     max_new_tokens: int
     temperature: float
     seed: int
+    episodes: Episodes | None = None
+    """What plays its answers, where an environment answers them."""
+    tools: Tools | None = None
     messages: list[Message] = field(default_factory=list[Message])
 
     def answer(self, text: str) -> Completion:
-        """Say `text` and get the answer; both are part of the conversation from then on."""
+        """Say `text` and get the answer; both, and the turns between, are part of the conversation from then on."""
         self.messages.append(Message(role="user", content=text))
-        (completion,) = rollout(
-            self.policy,
-            self.format,
-            [Prompt(messages=tuple(self.messages))],
+        draws = Draws(
             seed=self.seed,
             update=len(self.messages),
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
         )
-        self.messages.append(completion.response)
+        prompt = Prompt(messages=tuple(self.messages), tools=self.tools)
+        (completion,) = answered(self.policy, self.format, [prompt], draws, self.episodes)
+        self.messages += [*completion.turns, completion.response]
         return completion
 
 
+def lines(completion: Completion) -> list[str]:
+    """What to show of an answer: the turns before its last one with who speaks, then that one, tool calls included."""
+    return [*(f"{turn.role}: {said(turn)}" for turn in completion.turns), said(completion.response)]
+
+
 def open_conversation(
-    path: str, system: str | None, max_new_tokens: int, temperature: float, seed: int
+    path: str,
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    environment: EnvironmentOptions | None = None,
+    allow_code: bool = False,
 ) -> Conversation:
-    """Load a model folder to talk to. Raises InputError where it is none, or has no chat template."""
+    """Load a model folder to talk to. Raises InputError where it is none, or has no chat template, or one under which
+    the environment could not answer."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = "bf16" if device == "cuda" else "float32"
     format = ChatFormat.load(load_tokenizer(path), on_unrendered="warn")
+    episodes, tools = open_episodes(environment, format, allow_code), schemas_of(environment, allow_code)
     policy = load_policy(ModelOptions(path=path), device=device, precision=precision, trainable=False)
-    said = [] if system is None else [Message(role="system", content=system)]
-    return Conversation(policy.eval(), format, max_new_tokens, temperature, seed, said)
+    before = [] if system is None else [Message(role="system", content=system)]
+    return Conversation(policy.eval(), format, max_new_tokens, temperature, seed, episodes, tools, before)

@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
-from statistics import fmean
 from typing import TypeAlias
 
 from alignkit.chunks import Row
 from alignkit.options.sample import SampleConfig
 from alignkit.records import Completion, Prompt
-from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, row_of
+from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, mean_drawn, row_of
 from reward_models.judge import Compare, text_of
 
 Verdict: TypeAlias = tuple[int, int, float | None]
@@ -55,6 +54,11 @@ def wins(places: Sequence[int], verdicts: Sequence[Verdict]) -> dict[int, float]
     return won
 
 
+def wins_of(row: Row) -> dict[int, float]:
+    """`wins` of the answers in a row, by their places, those left out that `decided` leaves out."""
+    return wins(decided(row["verdicts"]), row["verdicts"])
+
+
 def widest(won: dict[int, float], verdicts: Sequence[Verdict]) -> tuple[int, int]:
     """(better, worse): of the pairs with a winner the one whose wins are farthest apart, the first of equal ones.
 
@@ -70,7 +74,7 @@ def select_judged(prompt: Prompt, row: Row, config: SampleConfig) -> Selection:
     if not verdicts:
         finished = any(one["finished"] or config.unfinished == "keep" for one in answers)
         return Selection((), (), "one_answer" if finished else "unfinished")
-    won = wins(decided(verdicts), verdicts)
+    won = wins_of(row)
     if len(won) < 2:
         return Selection((), (), "no_verdict")
     if len(set(won.values())) == 1:
@@ -86,12 +90,7 @@ def measure_judged(rows: Sequence[Row]) -> dict[str, float]:
     counts = pair_counts(rows)
     pairs = counts.pop("pairs")
     shares = {name.removeprefix("pairs/"): n / pairs for name, n in counts.items()} if pairs else {}
-    tokens = [answer["tokens"] for answer in answers]
-    drawn = {"tokens": fmean(tokens)} if any(tokens) else {}
-    return shares | {
-        **drawn,
-        "unfinished": fmean(not answer["finished"] for answer in answers),
-    }
+    return shares | mean_drawn(answers)
 
 
 def pair_counts(rows: Sequence[Row]) -> dict[str, int]:

@@ -14,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
-from alignkit.generate import Draws, EngineFailure, completion_of
+from alignkit.draws import Draws
+from alignkit.generate import EngineFailure, completion_of
 from alignkit.keyed import row_keys
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt

@@ -11,13 +11,12 @@ from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
 from alignkit.chat import ChatFormat
-from alignkit.config import InputError, build
 from alignkit.continuous import Continuous
+from alignkit.draws import Draws
 from alignkit.experience import make_rollouts, read_policy
-from alignkit.generate import Draws, rollout
+from alignkit.generate import rollout
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
-from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.policy import Policy
 from alignkit.records import Message, Prompt
@@ -76,7 +75,28 @@ def test_its_first_tokens_follow_the_softmax(folder: Path, format: ChatFormat) -
     assert len(likely) > 20 and chi_square < len(likely) + 4 * (2 * len(likely)) ** 0.5
 
 
-def test_a_barred_end_is_refused() -> None:
-    given = {"model": {"path": "m"}, "data": {"path": "d"}, "reward": {"kind": "lexicon"}, "min_new_tokens": 2}
-    with pytest.raises(InputError, match="continuous cannot bar end tokens; remove min_new_tokens"):
-        build(PpoConfig, given | {"rollouts": {"engine": "continuous"}}, "")
+@pytest.mark.parametrize(("held", "most"), [(3, 8), (8, 8)])
+def test_no_answer_ends_before_its_minimum(folder: Path, format: ChatFormat, held: int, most: int) -> None:
+    """With half of all tokens as stops, the first are those of the other engine, and each log-probability is that of
+    plain transformers with the stops at -inf."""
+    policy = load_policy(ModelOptions(path=str(folder)), trainable=False)
+    many = format.stopping_at([*tiny.LETTERS[:20]])
+    options: dict[str, Any] = {"seed": 3, "update": 1, "samples": 6, "max_new_tokens": most, "min_new_tokens": held}
+    options |= {"temperature": 0.7, "numbers": [4, 2, 9]}
+    found = Continuous().rollout(policy, many, PROMPTS, Draws(**options))
+    keyed = rollout(policy, many, PROMPTS, **options)
+    assert [c.ids[:held] for c in found] == [c.ids[:held] for c in keyed]
+    assert all(len(c.ids) >= held and not set(c.ids[:held]) & set(many.stop_ids) for c in found)
+    assert [c.finished for c in found] == [bool(set(c.ids) & set(many.stop_ids)) for c in found]
+    assert any(c.finished for c in found) == (most > held)
+    plain = AutoModelForCausalLM.from_pretrained(folder)
+    for completion in found:
+        context = many.prompt(completion.prompt)
+        with torch.no_grad():
+            logits = plain(torch.tensor([[*context, *completion.ids]])).logits[0, len(context) - 1 : -1] / 0.7
+        logits[:held, list(many.stop_ids)] = -torch.inf
+        expected = logits.log_softmax(-1)[torch.arange(len(completion.ids)), list(completion.ids)]
+        torch.testing.assert_close(torch.tensor(completion.logps), expected, rtol=0, atol=2e-5)
+    greedy = options | {"temperature": 0.0, "samples": 1}
+    alike = Continuous().rollout(policy, many, PROMPTS, Draws(**greedy)), rollout(policy, many, PROMPTS, **greedy)
+    assert [c.ids for c in alike[0]] == [c.ids for c in alike[1]] and alike[0][0].logps is None

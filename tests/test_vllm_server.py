@@ -12,8 +12,9 @@ from vllm_fake import LENGTH, fake_vllm
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.draws import Draws
 from alignkit.experience import make_rollouts, read_policy
-from alignkit.generate import Draws, EngineFailure
+from alignkit.generate import EngineFailure
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import LoraOptions, ModelOptions

@@ -63,7 +63,7 @@ def convert(record: Record, as_: type[Record]) -> Record:
         return Prompt(messages=record.prompt, tools=record.tools, id=record.id, columns=record.columns)
     if as_ is Candidates and isinstance(record, Comparison):
         common: dict[str, Any] = {"tools": record.tools, "id": record.id, "columns": record.columns}
-        return Candidates(prompt=record.prompt, responses=record.responses, **common)
+        return Candidates(prompt=record.prompt, responses=record.responses, ranks=record.ranks, **common)
     if as_ is Demonstration and isinstance(record, Comparison):
         best = record.responses[record.ranks.index(min(record.ranks))]
         context = tuple(turn.model_copy(update={"weight": 0.0}) for turn in record.prompt)
@@ -87,7 +87,7 @@ def _own(row: Row, as_: type[Record]) -> list[Record]:
         if not isinstance(responses, list) or not responses:
             raise ValueError("no response: field `responses` must be a list of two or more responses")
         values["responses"] = tuple(to_messages(r, f"responses[{i}]", "assistant") for i, r in enumerate(responses))
-    if as_ is Comparison:
+    if as_ is Comparison or (as_ is Candidates and row.get("ranks") is not None):
         values["ranks"] = need(row, "ranks")
     if as_ is Feedback:
         values["response"] = to_messages(row["response"], "response", "assistant")

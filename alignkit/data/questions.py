@@ -44,11 +44,13 @@ def from_ultrafeedback(row: Row, as_: type[Record]) -> list[Record]:
     prompt = (says("user", text_of(row, "instruction", "empty prompt")),)
     responses = tuple((says("assistant", text),) for text in texts)
     common = common_of(row, "instruction", "completions")
-    if as_ is Candidates:
+    if as_ is Candidates and any(completion.get("overall_score") is None for completion in completions):
         return [Candidates(prompt=prompt, responses=responses, **common)]
     scores = [number_of(need(completion, "overall_score"), "overall_score") for completion in completions]
     order = sorted(set(scores), reverse=True)
     ranks = tuple(order.index(score) + 1 for score in scores)
+    if as_ is Candidates:
+        return [Candidates(prompt=prompt, responses=responses, ranks=ranks, **common)]
     return [Comparison(prompt=prompt, responses=responses, ranks=ranks, margins=tuple(scores), **common)]
 
 

@@ -60,18 +60,20 @@ def _rankings(question: Node, before: Messages) -> Iterator[Comparison]:
     """Rankings of the replies to `question` and below. A sibling set that is not ranked throughout is left out."""
     prompt = (*before, _turn(question))
     replies = _children(question, "assistant")
-    ranks = [reply.get("rank") for reply in replies]
-    if len(replies) > 1 and None not in ranks and len(set(ranks)) > 1:
-        order = sorted({int(rank) for rank in ranks if rank is not None})
-        yield Comparison(
-            prompt=prompt,
-            responses=tuple((_turn(reply),) for reply in replies),
-            ranks=tuple(order.index(int(rank)) + 1 for rank in ranks if rank is not None),
-            id=_id(question),
-        )
+    ranks = _ranks(replies)
+    if ranks is not None and len(set(ranks)) > 1:
+        responses = tuple((_turn(reply),) for reply in replies)
+        yield Comparison(prompt=prompt, responses=responses, ranks=ranks, id=_id(question))
     for reply in replies:
         for follow_up in _children(reply, "user"):
             yield from _rankings(follow_up, (*prompt, _turn(reply)))
+
+
+def _ranks(replies: list[Node]) -> tuple[int, ...] | None:
+    """The replies' ranks, 1 the best; None where not all of them have one."""
+    ranks = [int(reply["rank"]) for reply in replies if reply.get("rank") is not None]
+    order = sorted(set(ranks))
+    return tuple(order.index(rank) + 1 for rank in ranks) if len(ranks) == len(replies) else None
 
 
 def _questions(question: Node, before: tuple[Node, ...]) -> Iterator[tuple[Node, ...]]:
@@ -86,9 +88,11 @@ def _questions(question: Node, before: tuple[Node, ...]) -> Iterator[tuple[Node,
 def _candidates(questions: list[tuple[Node, ...]]) -> Iterator[Candidates]:
     """All replies to each question that has several, ranked or not."""
     for path in questions:
-        responses = tuple((_turn(reply),) for reply in _children(path[-1], "assistant"))
-        if len(responses) > 1:
-            yield Candidates(prompt=tuple(map(_turn, path)), responses=responses, id=_id(path[-1]))
+        replies = _children(path[-1], "assistant")
+        if len(replies) > 1:
+            responses = tuple((_turn(reply),) for reply in replies)
+            prompt = tuple(map(_turn, path))
+            yield Candidates(prompt=prompt, responses=responses, ranks=_ranks(replies), id=_id(path[-1]))
 
 
 def _best(question: Node) -> Node | None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from alignkit.chat import ChatFormat
 from alignkit.chat.continuation import between, check_calls, check_replies
+from alignkit.draws import Draws
 from alignkit.environment.seam import Environment, build_environment
-from alignkit.generate import Draws, completion_of, rollout, sample
+from alignkit.generate import completion_of, rollout, sample
 from alignkit.keyed import later, row_keys
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.policy import Policy

@@ -17,7 +17,7 @@ from alignkit.config import InputError
 from alignkit.environment.calculator import calculator
 from alignkit.environment.tools import Function, tools
 from alignkit.options.environment import EnvironmentOptions
-from alignkit.records import Completion, Message, Prompt
+from alignkit.records import Completion, Message, Prompt, Tools
 from reward_models.scores import RewardFailure, explained, shown
 
 Environment: TypeAlias = Callable[[Completion], Sequence[Message] | None]
@@ -44,10 +44,16 @@ def functions_of(options: EnvironmentOptions, allow_code: bool) -> dict[str, Fun
 
 
 def announced(prompts: Sequence[Prompt], options: EnvironmentOptions | None, allow_code: bool) -> list[Prompt]:
-    """The prompts with the JSON schemas of the tools, as their signatures and docstrings describe them, where a prompt
-    brings none of its own. Raises InputError for a function that does not describe itself."""
+    """The prompts with the JSON schemas of the tools, where a prompt brings none of its own. Raises InputError."""
+    schemas = schemas_of(options, allow_code)
+    return [one if one.tools or not schemas else one.model_copy(update={"tools": schemas}) for one in prompts]
+
+
+def schemas_of(options: EnvironmentOptions | None, allow_code: bool) -> Tools | None:
+    """The JSON schemas of the tools, as their signatures and docstrings describe them; None where they are not
+    announced. Raises InputError for a function that does not describe itself."""
     if options is None or not options.announce or options.kind != "tools":
-        return list(prompts)
+        return None
     schemas: list[dict[str, Any]] = []
     for name, function in functions_of(options, allow_code).items():
         try:
@@ -57,7 +63,7 @@ def announced(prompts: Sequence[Prompt], options: EnvironmentOptions | None, all
                 f"environment.tools: {name} has no type hint or docstring (with a line under Args: for each "
                 f"argument) that a schema can be made of: {error}; or announce: false"
             ) from error
-    return [prompt if prompt.tools else prompt.model_copy(update={"tools": tuple(schemas)}) for prompt in prompts]
+    return tuple(schemas)
 
 
 def guarded(function: Callable[[Completion], Any], name: str) -> Environment:

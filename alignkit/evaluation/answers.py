@@ -11,11 +11,11 @@ from accelerate.utils import gather_object
 from alignkit.chat import ChatFormat
 from alignkit.chat.continuation import between
 from alignkit.chat.files import record_of
+from alignkit.draws import Draws
 from alignkit.environment.episodes import Episodes, answered, open_episodes
 from alignkit.environment.tools import counted
 from alignkit.evaluation.perplexity import log_probabilities
 from alignkit.experience import spoken
-from alignkit.generate import Draws
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
@@ -99,15 +99,7 @@ def answer(
     rank, ranks = accelerator.process_index, accelerator.num_processes
     numbers = list(range(rank, len(prompts), ranks))
     mine = [prompts[n] for n in numbers]
-    draws = Draws(
-        seed=config.seed,
-        update=0,
-        samples=config.samples,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        token_budget=runtime.token_budget,
-        numbers=numbers,
-    )
+    draws = Draws.of(config, runtime.token_budget, numbers)
     with accelerator.autocast():
         completions = answered(speaker.policy, speaker.format, mine, draws, speaker.episodes)
         kl = _kl(speaker, reference, completions, config, runtime)

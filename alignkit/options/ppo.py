@@ -252,8 +252,6 @@ class PpoConfig(Config):
         )
         if self.environment is not None and self.rollouts.engine != "transformers":
             raise ValueError(f"rollouts.engine: {self.rollouts.engine} plays no environment; remove one of the two")
-        if self.min_new_tokens and self.rollouts.engine == "continuous":
-            raise ValueError("rollouts.engine: continuous cannot bar end tokens; remove min_new_tokens")
         if self.overlong is not None and self.overlong.buffer > self.max_new_tokens:
             raise ValueError(f"overlong.buffer {self.overlong.buffer} exceeds max_new_tokens {self.max_new_tokens}")
         if self.critic.init == "reward" and self.reward.kind != "learned":

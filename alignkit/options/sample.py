@@ -9,7 +9,7 @@ from alignkit.options.judge import JudgeSource
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import AnsweringConfig, ModelOptions
 
-GIVEN = "without a model, where the data's own responses are compared"
+GIVEN = "without a model, where the data's own responses are labelled"
 
 
 class SampleConfig(AnsweringConfig):
@@ -18,8 +18,8 @@ class SampleConfig(AnsweringConfig):
     `judge`, comparisons labelled by a language model (RLAIF, Lee et al. 2023; constitutional AI, Bai et al. 2022)."""
 
     model: ModelOptions | None = None
-    """The policy that draws the answers. Left out, with `judge`: nothing is drawn, and the data's own responses are
-    compared: comparisons in any format, their ranks replaced, or rows of `prompt` and `responses` without ranks."""
+    """The policy that draws the answers. Left out: nothing is drawn, and the reward or judge labels the data's own
+    responses: comparisons in any format, their ranks replaced, or rows of `prompt` and `responses` without ranks."""
     reward: RewardSource | None = None
     """What an answer is worth."""
     judge: JudgeSource | None = None
@@ -43,11 +43,11 @@ class SampleConfig(AnsweringConfig):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self._check_model()
         if (self.reward is None) == (self.judge is None):
             raise ValueError(
                 "give exactly one of `reward` (what an answer is worth) and `judge` (which one is better)"
             )
+        self._check_model()
         if self.judge is not None and self.write not in ("pair", "ranking"):
             raise ValueError(
                 f"write: {self.write} needs reward: a judge of pairs gives no scores; use pair or ranking"
@@ -58,7 +58,7 @@ class SampleConfig(AnsweringConfig):
             raise ValueError("write: feedback needs minimum: the score from which on an answer is good")
         if self.write in ("ranking", "pair") and self.samples < 2:
             raise ValueError(f"write: {self.write} compares the answers to a prompt: give samples: 2 or more")
-        if self.top > self.samples:
+        if self.model is not None and self.top > self.samples:
             raise ValueError(f"top {self.top} exceeds samples {self.samples}")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(f"temperature: 0 is greedy, and all {self.samples} samples would be equal; raise it")
@@ -71,11 +71,11 @@ class SampleConfig(AnsweringConfig):
     def _check_model(self) -> None:
         if self.model is not None:
             self.model.check_frozen()
-        elif self.judge is None:
-            raise ValueError(
-                "give `model`, the policy that draws the answers; only a judge can do without one, and then compares "
-                "the responses that the data holds"
-            )
+        if self.reward is not None and self.reward.remembers():
+            raise ValueError("reward.normalise: running makes a score depend on those before it; remove it")
+        counts_tokens = self.reward is not None and any(leaf.rule == "length" for leaf in self.reward.leaves())
+        if self.model is None and counts_tokens:
+            raise ValueError(f"reward.rule: length counts the tokens that a model drew, and there are none {GIVEN}")
         drawing = ("samples", "max_new_tokens", "min_new_tokens", "temperature", "unfinished", "environment")
         self.only_with(self.model is not None, GIVEN, *drawing)
         self.data.only_with(self.model is not None, GIVEN, "max_length", "over_long")

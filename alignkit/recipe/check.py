@@ -35,7 +35,7 @@ from alignkit.recipe.artifacts import REFERENCE, kind_read
 from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
 from alignkit.recipe.identity import existing
-from alignkit.records import Comparison, Completion, Demonstration, Feedback, Message, Prompt, Record
+from alignkit.records import Candidates, Comparison, Completion, Demonstration, Feedback, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.trie import TokenSequence
 
@@ -79,9 +79,9 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
         return Checked(stage.name, 0, note="nothing to read yet")
     kind = kind_read(stage.type, config)
     records = _records(data, kind, config.model_dump().get("seed", 0))
-    if isinstance(config, SampleConfig) and config.model is None and config.judge is not None:
-        check_judge(config.judge)
-        return Checked(stage.name, len(records), note="the judge compares their own responses")
+    if isinstance(config, SampleConfig) and config.model is None:
+        _check_labels(config, [one for one in records if isinstance(one, Candidates)])
+        return Checked(stage.name, len(records), note="their own responses are labelled")
     formats = [] if stage.type == "pretrain" else _formats(step, steps)
     there = [format for format in formats if format is not None]
     note = f"the first {STREAMED:,} records of each source" if is_streamed(data) else ""
@@ -162,16 +162,7 @@ def _check_prompts(
         for format in formats:
             open_episodes(told, format, allow_code)
     kept = fitting(prompts, formats, config, budget, more) if formats else prompts
-    for source in _rewards(config):
-        for leaf in source.leaves():
-            if leaf.kind == "lexicon" or (leaf.kind == "judge" and leaf.path is None):
-                build_reward(leaf)
-            if leaf.kind == "rules":
-                nothing = Message(role="assistant")
-                asked = [Completion(prompt=one.messages, response=nothing, columns=one.columns) for one in kept]
-                build_reward(leaf)(asked)
-    if isinstance(config, SampleConfig) and config.judge is not None:
-        check_judge(config.judge)
+    _check_labels(config, kept)
     if isinstance(config, EvaluateConfig):
         references(kept, config)
         lying = _lying(config.texts, steps)
@@ -181,6 +172,19 @@ def _check_prompts(
                 text_sequences(format, texts, config, _positions(format), budget)
     contexts = formats[0].prompts([(one.messages, one.tools) for one in kept]) if formats else []
     return [len(context) for context in contexts], len(prompts) - len(kept)
+
+
+def _check_labels(config: Prompted, records: Sequence[Prompt] | Sequence[Candidates]) -> None:
+    """Raise InputError where a reward or judge is seen to lack something, such as a column of the records."""
+    for leaf in (leaf for source in _rewards(config) for leaf in source.leaves()):
+        if leaf.kind == "lexicon" or (leaf.kind == "judge" and leaf.path is None):
+            build_reward(leaf)
+        if leaf.kind == "rules":
+            nothing = Message(role="assistant")
+            prompts = [(one.messages if isinstance(one, Prompt) else one.prompt, one.columns) for one in records]
+            build_reward(leaf)([Completion(prompt=turns, response=nothing, columns=c) for turns, c in prompts])
+    if isinstance(config, SampleConfig) and config.judge is not None:
+        check_judge(config.judge)
 
 
 def _rewards(config: Prompted) -> list[RewardSource]:

@@ -1,6 +1,6 @@
 """Draws answers, has a reward score or a judge compare them, writes the chosen ones as data. It knows no other stage.
 
-Without a model a judge compares the responses that the data holds. It leaves one file in data/ whose records later
+Without a model it labels the responses that the data holds. It leaves one file in data/ whose records later
 stages read. Killed, it goes on with the next chunk of prompts, and it ends with the same file in any number of
 processes, up to rounding where a draw falls on the border of two tokens.
 """
@@ -18,6 +18,7 @@ from alignkit.marks import read_text
 from alignkit.options.sample import SampleConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Feedback, Prompt
+from alignkit.relabelling import agreement
 from alignkit.rewards import build_reward
 from alignkit.runs import Run
 from alignkit.selection import (
@@ -27,10 +28,11 @@ from alignkit.selection import (
     candidate_of,
     dropped_counts,
     mean_counts,
+    mean_drawn,
     row_of,
     select,
 )
-from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged
+from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged, wins_of
 from reward_models.judge import Compare
 from reward_models.scores import Reward, checked
 
@@ -50,11 +52,16 @@ def run(
     rate = _rating(config, reward, compare, held, runtime.allow_code)
 
     def make(numbers: list[int], part: list[Prompt]) -> list[Row]:
-        return rate(part, asked.answers(numbers, part))
+        rows = rate(part, asked.answers(numbers, part))
+        ranks = [asked.ranks[n] for n in numbers] if asked.ranks else []
+        return [row | {"ranks": old} for row, old in zip(rows, ranks, strict=True)] if ranks else rows
+
+    def more(rows: list[Row]) -> dict[str, float]:
+        played = {} if config.environment is None else mean_counts(rows)
+        return played | agreement(rows, _scores_of if judge is None else wins_of)
 
     def measure(rows: list[Row]) -> dict[str, float]:
-        found = _measure(rows) if judge is None else measure_judged(rows)
-        return found if config.environment is None else found | mean_counts(rows)
+        return (_measure(rows) if judge is None else measure_judged(rows)) | more(rows)
 
     guidelines = None if judge is None else read_text(str(judge.guidelines))
     key = [config.model_dump(mode="json"), guidelines, asked.given]
@@ -64,18 +71,18 @@ def run(
             [candidate_of(one, one["score"], one["parts"]) for one in _with_score(row)] for row in worked.rows
         ]
         chosen = [select(prompt, some, config) for prompt, some in zip(prompts, candidates, strict=True)]
-        metrics = summary(candidates, chosen, asked.skipped, config)
+        metrics = summary(worked.rows, candidates, chosen, asked.skipped, config)
     else:
         chosen = [select_judged(prompt, row, config) for prompt, row in zip(prompts, worked.rows, strict=True)]
         metrics = summary_judged(worked.rows, chosen, asked.skipped)
-    if config.environment is not None:
-        metrics |= mean_counts(worked.rows)
+    metrics |= more(worked.rows)
     if not metrics["records"]:
         dropped = {name.removeprefix("dropped/"): n for name, n in metrics.items() if name.startswith("dropped/")}
         drawing = "minimum, max_new_tokens and the reward or judge, or draw more samples"
+        labelling = "minimum and the reward" if judge is None else "the judge and its guidelines"
         raise InputError(
             f"sample: none of {len(prompts)} prompts gives a record ({dropped}); look at "
-            + ("the judge and its guidelines" if config.model is None else drawing)
+            + (labelling if config.model is None else drawing)
         )
     (name,) = config.files
     files = {name: [record for one in chosen for record in one.records]}
@@ -127,43 +134,48 @@ def _with_score(row: Row) -> list[Row]:
     return [answer for answer in row["answers"] if answer["score"] is not None]
 
 
+def _scores_of(row: Row) -> dict[int, float]:
+    """By the places of the answers that have a score."""
+    return {place: one["score"] for place, one in enumerate(row["answers"]) if one["score"] is not None}
+
+
 def _measure(rows: Sequence[Row]) -> dict[str, float]:
     """Of one chunk, for metrics.jsonl."""
     answers = [answer for row in rows for answer in row["answers"]]
     known = [scores for row in rows if (scores := [answer["score"] for answer in _with_score(row)])]
     every = [score for scores in known for score in scores]
     found = {"score": fmean(every), "best_score": fmean(map(max, known))} if known else {}
-    return found | {
-        "failed": 1 - len(every) / len(answers),
-        "tokens": fmean(answer["tokens"] for answer in answers),
-        "unfinished": fmean(not answer["finished"] for answer in answers),
-    }
+    return found | {"failed": 1 - len(every) / len(answers)} | mean_drawn(answers)
 
 
 def summary(
-    candidates: Sequence[Sequence[Candidate]], chosen: Sequence[Selection], skipped: int, config: SampleConfig
+    rows: Sequence[Row],
+    candidates: Sequence[Sequence[Candidate]],
+    chosen: Sequence[Selection],
+    skipped: int,
+    config: SampleConfig,
 ) -> dict[str, float]:
-    """What was drawn and what became of it: prompts = kept + all dropped/…, and mean scores of all and of the kept.
+    """What was scored and what became of it: prompts = kept + all dropped/…, and mean scores of all and of the kept.
 
     best_of_n_kl_bound, nats, bounds the KL of one answer's choice among its n from above; prompts that were dropped
     are not in it. It is no KL.
     """
     answers = [one for some in candidates for one in some]
-    drawn = len(candidates) * config.samples
+    asked = sum(len(row["answers"]) for row in rows)
     used = [one.score for selection in chosen for one in selection.used]
     records = [record for selection in chosen for record in selection.records]
     result: dict[str, float] = {
         "prompts": len(candidates) + skipped,
         **dropped_counts(chosen, skipped),
-        "answers": drawn,
-        "answers/failed": drawn - len(answers),
+        "answers": asked,
+        "answers/failed": asked - len(answers),
         "answers/unfinished": sum(not one.finished for one in answers),
     }
     if answers:
         result["score"] = fmean(one.score for one in answers)
     if used:
         result["score_kept"] = fmean(used)
-    if config.write == "best" and config.top == 1:
+    if config.write == "best" and config.top == 1 and config.model is not None:
         result["best_of_n_kl_bound"] = best_of_n_kl_bound(config.samples)
     if config.write == "pair" and used:
         result["score_gap"] = fmean(best - worst for best, worst in zip(used[::2], used[1::2], strict=True))

@@ -138,9 +138,32 @@ def test_our_own_ranking_also_holds_a_prompt_a_demonstration_and_candidates() ->
     context = (asked[0].model_copy(update={"weight": 0.0}),)
     assert to_records(row, Demonstration, "alignkit") == [Demonstration(messages=(*context, said[1]), **common)]
     candidates = Candidates(prompt=asked, responses=tuple((one,) for one in said), **common)
-    assert to_records(row, Candidates, "alignkit") == [candidates]
+    assert to_records(row, Candidates, "alignkit") == [candidates.model_copy(update={"ranks": (2, 1)})]
     del row["ranks"]
     assert to_records(row, Candidates, "alignkit") == [candidates]
+    assert to_records(row | {"ranks": None}, Candidates, "alignkit") == [candidates]
+    with pytest.raises(ValueError, match="`ranks` holds 1 values for 2 responses"):
+        to_records(row | {"ranks": [1]}, Candidates, "alignkit")
+
+
+def test_candidates_keep_the_ranks_that_published_rows_give_them() -> None:
+    said = [("u", 3), ("v", 1), ("w", 3)]
+    scored = {"instruction": "q", "completions": [{"response": text, "overall_score": n} for text, n in said]}
+    assert ranks_of(scored, "ultrafeedback") == (1, 2, 1)
+    del scored["completions"][1]["overall_score"]
+    assert ranks_of(scored, "ultrafeedback") is None
+    replies = [{"role": "assistant", "text": text, "rank": n, "replies": []} for text, n in said]
+    tree = {"message_tree_id": "t", "prompt": {"role": "prompter", "text": "q", "replies": replies}}
+    assert ranks_of(tree, "oasst") == (2, 1, 2)
+    del replies[0]["rank"]
+    assert ranks_of(tree, "oasst") is None
+    assert ranks_of({"prompt": "q", "chosen": "a", "rejected": "b"}, "trl") == (1, 2)
+
+
+def ranks_of(row: dict[str, Any], form: str) -> tuple[int, ...] | None:
+    (record,) = to_records(row, Candidates, form)
+    assert isinstance(record, Candidates)
+    return record.ranks
 
 
 def test_what_else_a_row_carries_is_kept_in_columns() -> None:

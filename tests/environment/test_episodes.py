@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.draws import Draws
 from alignkit.environment.episodes import Episodes
 from alignkit.environment.seam import Environment
 from alignkit.experience import spoken
-from alignkit.generate import Draws
 from alignkit.keyed import draw, row_keys, uniforms
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.environment import EnvironmentOptions

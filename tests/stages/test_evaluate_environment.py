@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError, build
+from alignkit.draws import Draws
 from alignkit.environment import episodes
 from alignkit.environment.episodes import Episodes
 from alignkit.evaluation.answers import Speaker, _sequences  # pyright: ignore[reportPrivateUsage]
 from alignkit.experience import spoken
-from alignkit.generate import Draws
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.evaluate import EvaluateConfig

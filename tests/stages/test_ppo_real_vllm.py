@@ -24,8 +24,9 @@ from accelerate import Accelerator
 from ppo_cases import config, metrics, start
 
 from alignkit.chat import ChatFormat
+from alignkit.draws import Draws
 from alignkit.experience import make_rollouts, read_policy
-from alignkit.generate import Draws, EngineFailure
+from alignkit.generate import EngineFailure
 from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import LoraOptions, ModelOptions

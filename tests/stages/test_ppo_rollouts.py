@@ -125,8 +125,10 @@ def test_a_server_that_holds_other_weights_is_found_out(folder: Path, tmp_path: 
             start(tmp_path / "run", settings, rollout_url=served.url)
 
 
-def test_continuous_batching_samples_for_updates(folder: Path, tmp_path: Path) -> None:
-    settings = config(folder, rollouts={"engine": "continuous"}, train={"steps": 2, "batch_size": 8})
+@pytest.mark.parametrize("held", [0, 3])
+def test_continuous_batching_samples_for_updates(folder: Path, tmp_path: Path, held: int) -> None:
+    train = {"steps": 2, "batch_size": 8}
+    settings = config(folder, rollouts={"engine": "continuous"}, train=train, min_new_tokens=held)
     lines = [line for line in metrics(start(tmp_path / "run", settings, token_budget=128)) if "objective/kl" in line]
     assert len(lines) == 2
     for line in lines:

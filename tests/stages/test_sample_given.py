@@ -99,6 +99,14 @@ def test_ranks_are_replaced_and_every_row_is_accounted_for(folder: Path, tmp_pat
     assert dropped == {"dropped/tied": 1, "dropped/no_verdict": 1, "dropped/one_answer": 2}
     assert (metrics["prompts"], metrics["kept"], metrics["answers"], metrics["answers/no_verdict"]) == (9, 5, 20, 2)
     assert metrics["pairs"] == 3 + 1 + 1 + 1 + 1 + 1 + 6
+    # of the ranked: the three pairs of the first row against the ranks, that of "right" with them, of "pair" against
+    agreed = {name: n for name, n in metrics.items() if name.startswith("agreement")}
+    # of 27 resamples of these three, 8 lack the second, one holds nothing else: the tails of 2.5 % are 0 and 1
+    assert agreed == {"agreement": 1 / 5, "agreement/low": 0, "agreement/high": 1, "agreement/pairs": 5} | {
+        "agreement/undecided": 1
+    }
+    (line,) = read_metrics(run.directory)
+    assert {name: line[name] for name in agreed} == agreed
     # of the last: a-abcd and abcd-ax differ by three, a-ax tie, abcd-x differ by four
     assert (metrics["pairs/won"], metrics["pairs/tied"], metrics["pairs/no_verdict"]) == (3 + 3 + 3, 1 + 1, 1 + 2)
 
@@ -173,7 +181,7 @@ def test_chunks_of_other_answers_are_not_taken(folder: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judge": None, "reward": {"kind": "lexicon"}}, "give `model`, the policy that draws the answers"),
+        ({"judge": None}, "give exactly one of `reward`"),
         ({"samples": 3}, "samples has no meaning without a model"),
         ({"environment": {"kind": "tools", "tools": ["calculator"]}}, "environment has no meaning without a model"),
         ({"data": {"path": "d", "max_length": 99}}, "max_length has no meaning without a model"),
@@ -215,7 +223,7 @@ def test_a_recipe_of_labels_is_checked(folder: Path, tmp_path: Path, monkeypatch
     lines(Path("rows.jsonl"), {"prompt": "q", "responses": ["a", "b"]})
     recipe = load_recipe(Path("labels.yaml"))
     first, again = check_steps(plan(recipe, Path("runs")))
-    assert (first.records, first.note) == (1, "the judge compares their own responses")
+    assert (first.records, first.note) == (1, "their own responses are labelled")
     assert again.note == "nothing to read yet"
     before = stage_ids(recipe, Contents())
     lines(Path("rows.jsonl"), {"prompt": "q", "responses": ["a", "c"]})
