@@ -7,8 +7,8 @@ alignkit reads (HH-RLHF); without --data, the short answers of the built-in worl
 BPE trained on them. Each run is a process, so that peak memory is its own; what is timed is the whole training
 (packing or collation, forward, backward, optimizer), after tokenization. Tokens are those of the sequences trained on,
 padding not counted and shared prefixes counted each time, for both sides. The variants of ours take one gain away
-each: sharing, packing, the head on sources only. They and TRL's defaults (checkpointing on) are run once, the rest in
-every round.
+each: sharing, packing, the head on sources only, oneDNN's products (a gain on some CPUs alone). They and TRL's
+defaults (checkpointing on) are run once, the rest in every round.
 """
 
 import argparse
@@ -36,9 +36,9 @@ LENGTH = 2048
 MEASURED = ("alignkit", "trl", "trl best")
 """What is run in every round; the others are run once."""
 VARIANTS = {
-    "sft": ["alignkit", "no sharing", "no packing", "full head", "trl", "trl best", "trl defaults"],
-    "reward": ["alignkit", "no sharing", "no packing", "trl", "trl defaults"],
-    "dpo": ["alignkit", "no sharing", "no packing", "full head", "trl", "trl best", "trl defaults"],
+    "sft": ["alignkit", "no sharing", "no packing", "full head", "no onednn", "trl", "trl best", "trl defaults"],
+    "reward": ["alignkit", "no sharing", "no packing", "no onednn", "trl", "trl defaults"],
+    "dpo": ["alignkit", "no sharing", "no packing", "full head", "no onednn", "trl", "trl best", "trl defaults"],
 }
 
 
@@ -97,6 +97,7 @@ def _ends(comparison: Any) -> Any:
 def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     """One training of ours through the stage's own objective and `fit`."""
     import alignkit.batches  # noqa: PLC0415
+    import alignkit.products  # noqa: PLC0415
     from alignkit.chat import ChatFormat  # noqa: PLC0415
     from alignkit.data.read import read  # noqa: PLC0415
     from alignkit.loop import fit, make_accelerator  # noqa: PLC0415
@@ -120,6 +121,8 @@ def run_ours(stage: str, variant: str, folder: Path) -> dict[str, Any]:
     examples: list[Any] = ranked_sequences(format, records)
     if stage == "sft":
         examples = [format.completions([(c.prompt, c.responses[c.ranks.index(1)], c.tools)]) for c in records]
+    if variant == "no onednn":
+        alignkit.products.onednn_is_faster = lambda: False
     accelerator = make_accelerator(runtime)
     module: Any = load_scorer(model) if stage == "reward" else load_policy(model)
     config = DpoConfig(model=model, data=StreamedDataOptions(path="x"))
@@ -222,6 +225,16 @@ def child(stage: str, variant: str, folder: Path) -> None:
     print("FIGURES " + json.dumps(figures | {"memory": peak_memory()}))
 
 
+def machine() -> str:
+    """Architecture, maker of the CPU where Linux says it, vector instructions and cores."""
+    import torch  # noqa: PLC0415
+
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
+    maker = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "unknown maker")
+    return f"{platform.machine()}, {maker}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+
+
 def peak_memory() -> int:
     """Bytes: the largest that CUDA's allocations were, or this process."""
     import torch  # noqa: PLC0415
@@ -249,7 +262,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     make_inputs(arguments.data, arguments.rows, folder)
     packages = ("torch", "transformers", "trl", "accelerate")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores;", end=" ")
+    print(f"{machine()};", end=" ")
     print(", ".join(f"{name} {version(name)}" for name in packages))
     tokens = json.loads((folder / "tokens.json").read_text())
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -266,7 +279,7 @@ def main() -> None:
             found = {
                 "date": date.today().isoformat(),
                 "alignkit": alignkit_commit(),
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "machine": machine(),
                 "versions": versions,
                 "data": arguments.data.name if arguments.data else "the built-in world",
                 "rows": arguments.rows,

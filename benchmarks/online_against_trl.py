@@ -19,7 +19,6 @@ TRL 1.12's PPO trainer runs on transformers 5.23 as it is.
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -31,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from against_trl import make_inputs, peak_memory, spawned
+from against_trl import machine, make_inputs, peak_memory, spawned
 
 from alignkit.lineage import alignkit_commit
 
@@ -306,8 +305,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     make_prompts(arguments.data, arguments.updates * BATCH, folder)
     versions = {name: version(name) for name in ("torch", "transformers", "trl", "accelerate")}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"{machine}; {versions}; prompts of {statistics.mean(len(r['ids']) for r in _rows(folder)):.0f} tokens")
+    print(f"{machine()}; {versions}; prompts of {statistics.mean(len(r['ids']) for r in _rows(folder)):.0f} tokens")
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name in works:
         results[name] = {"alignkit": [], "trl": []}
@@ -321,7 +319,7 @@ def main() -> None:
             found = {
                 "date": date.today().isoformat(),
                 "alignkit": alignkit_commit(),
-                "machine": machine,
+                "machine": machine(),
                 "versions": versions,
                 "data": arguments.data.name if arguments.data else "the built-in world",
                 "episodes": arguments.updates * BATCH,
