@@ -10,6 +10,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from alignkit.config import InputError
 
+BUSY = (408, 429)
+"""What a server says that has no time now: request timeout, too many requests."""
+
 
 class _Stay(HTTPRedirectHandler):
     """Follows no redirection: urllib would turn the POST into a GET and hand the key to another host."""
@@ -43,24 +46,28 @@ def ask(
 ) -> bytes:
     """What `url` answers to a POST of `body`, or without one to a GET; `key` goes along as a bearer token.
 
-    Without an answer within `timeout` seconds, without a connection, or with a status of 500 or more it is asked
-    again, up to `retries` times, after `wait`, 2·`wait`, 4·`wait` … seconds; then ConnectionError. Any other status
-    that is no success is an InputError at once. Both name the url.
+    Without an answer within `timeout` seconds, without a connection, with a status of 500 or more, or with one of
+    `BUSY` it is asked again, up to `retries` times, after `wait`, 2·`wait`, 4·`wait` … seconds, or as many as its
+    Retry-After says if they are more; then ConnectionError. Any other status that is no success is an InputError at
+    once. Both name the url.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body, default=str).encode()
     method = "GET" if body is None else "POST"
-    problem = ""
+    problem, asked_for = "", 0.0
     for attempt in range(retries + 1):
         if attempt:
-            time.sleep(wait * 2 ** (attempt - 1))
+            time.sleep(max(wait * 2 ** (attempt - 1), asked_for))
+            asked_for = 0.0
         try:
             with _OPENER.open(Request(url, data, headers, method=method), timeout=timeout) as response:
                 return response.read()
         except HTTPError as error:
             problem = f"status {error.code}: {error.read(400).decode(errors='replace')!r}"
-            if error.code < 500:
+            if error.code < 500 and error.code not in BUSY:
                 raise InputError(f"{url}: refuses the request with {problem}") from error
+            later = error.headers.get("Retry-After", "")
+            asked_for = float(later) if later.isdigit() else 0.0  # a date is not heeded
         except (OSError, HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
     raise ConnectionError(f"{url}: no answer after {retries + 1} tries: {problem}")

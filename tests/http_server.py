@@ -21,10 +21,13 @@ class Served:
 
 
 @contextmanager
-def serving(answer: Callable[[Any, dict[str, Any]], tuple[int, Any]], routes: bool = False) -> Iterator[Served]:
+def serving(
+    answer: Callable[[Any, dict[str, Any]], tuple[int, Any]], routes: bool = False, **headers: str
+) -> Iterator[Served]:
     """Runs `answer(number of the request, its body) -> (status, body)`; bytes are sent as they are.
 
-    With `routes` it is told the request's path in the place of its number. A GET has an empty body.
+    With `routes` it is told the request's path in the place of its number. A GET has an empty body. `headers` go with
+    every answer, Retry_After as Retry-After.
     """
     served = Served()
 
@@ -40,6 +43,8 @@ def serving(answer: Callable[[Any, dict[str, Any]], tuple[int, Any]], routes: bo
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("Location", f"{served.url}/elsewhere")
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

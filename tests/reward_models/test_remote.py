@@ -61,6 +61,23 @@ def test_the_waits_double(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits == [1, 2, 4, 8]
 
 
+def test_a_busy_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("reward_models.http.time.sleep", slept.append)
+    with serving(
+        lambda n, body: (429, {"error": "slow down"}) if n < 3 else (200, {"ok": n}), Retry_After="3"
+    ) as served:
+        assert post(served.url, {}, wait=1.0) == {"ok": 3}
+    assert slept == [3.0, 3.0, 4.0]
+    slept.clear()
+    with (
+        serving(lambda n, body: (429, {"error": "slow down"})) as served,
+        pytest.raises(ConnectionError, match="slow down"),
+    ):
+        post(served.url, {}, wait=1.0, retries=1)
+    assert slept == [1.0]
+
+
 def test_a_server_that_does_not_answer_in_time() -> None:
     free = threading.Event()
 
