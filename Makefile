@@ -12,7 +12,7 @@ endif
 quickstart: $(READY)  ## pretrain, fine-tune, reward model, DPO, PPO, evaluation and report, in minutes on a CPU
 	$(PYTHON) -m alignkit run recipes/quickstart.yaml
 
-test: $(READY)  ## all tests but the longer ones, in about twenty minutes on two cores
+test: $(READY)  ## all tests but the longer ones, in twelve to twenty minutes on two cores
 	$(PYTHON) -m pytest -m "not slow"
 
 slow: $(READY)  ## the longer tests
