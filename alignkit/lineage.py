@@ -188,9 +188,16 @@ def alignkit_commit() -> dict[str, Any] | None:
 
 def hardware() -> dict[str, Any]:
     """The machine, its processors, and its accelerators where torch is loaded and sees any."""
-    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    found: dict[str, Any] = {"machine": platform.machine(), "cpu_maker": cpu_maker(), "cpus": os.cpu_count()}
     found["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["accelerators"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return found
+
+
+def cpu_maker() -> str | None:
+    """Who made the processors, as Linux says it ("GenuineIntel", "AuthenticAMD"); None where it does not."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), None)

@@ -6,13 +6,14 @@ torch has too, uses them: the same products to rounding, about twice as fast.
 
 import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
+
+from alignkit.lineage import cpu_maker
 
 # Multiplications, over all like layers of a model, from which oneDNN is the faster one: about 2 ms of MKL's time. Each
 # new shape costs it .3 to .8 ms, once for all of them.
@@ -25,8 +26,7 @@ def onednn_is_faster() -> bool:
     """Whether this machine's CPU has AVX-512 and is not Intel's: a fixed rule, so that runs repeat bit for bit."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
-    described = Path("/proc/cpuinfo")
-    return described.is_file() and "GenuineIntel" not in described.read_text(encoding="utf-8")
+    return cpu_maker() not in (None, "GenuineIntel")
 
 
 def use_onednn(model: nn.Module) -> None:
@@ -75,7 +75,7 @@ def is_large(states: Tensor, weight: Tensor, alike: int) -> bool:
     return (
         states.dtype == weight.dtype == torch.float32
         and states.device.type == "cpu"
-        and alike * weight.numel() * (states.numel() // max(1, states.shape[-1])) >= LEAST
+        and alike * weight.numel() * states.shape[:-1].numel() >= LEAST
         and not torch.is_autocast_enabled("cpu")
     )
 

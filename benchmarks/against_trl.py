@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from alignkit.lineage import alignkit_commit
+from alignkit.lineage import alignkit_commit, cpu_maker
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -226,13 +226,11 @@ def child(stage: str, variant: str, folder: Path) -> None:
 
 
 def machine() -> str:
-    """Architecture, maker of the CPU where Linux says it, vector instructions and cores."""
+    """Architecture, maker of the CPU, its vector instructions as torch uses them, and cores."""
     import torch  # noqa: PLC0415
 
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
-    maker = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "unknown maker")
-    return f"{platform.machine()}, {maker}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()}, {cpu_maker()}, {vectors}, {os.cpu_count()} cores"
 
 
 def peak_memory() -> int:

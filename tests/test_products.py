@@ -122,6 +122,19 @@ def test_other_machines_and_other_layers_are_left_as_they_are(monkeypatch: pytes
     assert [type(layer) for layer in layers] == [QuickLinear, QuickConv1D, Linear4bit]
 
 
+@pytest.mark.parametrize(
+    ("vectors", "maker", "faster"),
+    [("AVX512", "AuthenticAMD", True), ("AVX512", "GenuineIntel", False), ("AVX2", "AuthenticAMD", False)],
+)
+def test_the_rule_is_the_cpus_vectors_and_maker(
+    vectors: str, maker: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(products, "cpu_maker", lambda: maker)
+    assert products.onednn_is_faster() is faster
+
+
 def test_a_policy_is_loaded_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.checkpoint(tmp_path / "model")
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
