@@ -1,5 +1,6 @@
 """The sample stage without a model: a reward labels what a file holds, against drawn answers and sums by hand."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,23 @@ def test_a_file_of_answers_gives_what_drawing_them_gave(folder: Path, tmp_path: 
     assert "tokens" not in line and line["unfinished"] == 0
     assert found.record.throughput.keys() == {"examples_per_second"}
     assert [source["rows"] for source in found.record.data] == [PROMPTS]
+
+
+def test_fewer_characters_agree_with_people_as_often_as_counted_by_hand(shared: Path, tmp_path: Path) -> None:
+    """HH's own text, split at its last answer; "pick the shorter" is right in 55 % of harmless comparisons."""
+
+    def fewest(completions: list[Completion]) -> Scores:
+        return Scores(total=tuple(-float(len(one.response.content)) for one in completions))
+
+    file = shared / "data" / "hh_rlhf" / "harmless.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.open(file, "rt", encoding="utf-8")]
+    pairs = [[row[side].rpartition("\n\nAssistant:")[2].strip() for side in ("chosen", "rejected")] for row in rows]
+    untied = [(len(chosen), len(rejected)) for chosen, rejected in pairs if len(chosen) != len(rejected)]
+    alike = sum(chosen < rejected for chosen, rejected in untied)
+    metrics = start(tmp_path / "label", given(file, write="ranking"), fewest).record.metrics
+    assert metrics["agreement/pairs"] == len(untied) == 1_491
+    assert metrics["agreement"] == alike / len(untied)
+    assert metrics["agreement/undecided"] == sum(a != b and len(a) == len(b) for a, b in pairs)
 
 
 def test_prompts_may_hold_any_number_of_responses(folder: Path, tmp_path: Path) -> None:
