@@ -78,13 +78,16 @@ def update(
     """One optimizer step on all `batches` together (of this rank); returns each term's mean, `loss` and `grad_norm`.
 
     `beside`: further batches with objectives of their own, whose gradients are added; `loss` is the first one's.
-    Raises NonFiniteLoss before anything is changed where the loss or the gradient is NaN or infinite.
+    Raises NonFiniteLoss before anything is changed where the loss or the gradient is NaN or infinite. No gradient is
+    left: on-policy training has other models to pass, and completions to draw, before the next step.
     """
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     means = accumulate(model, batches, objective, accelerator, backward=True)
     for others, own in beside:
         means = {**accumulate(model, others, own, accelerator, backward=True), **means}
-    return {**means, "grad_norm": apply_gradients(optimizer, accelerator, max_grad_norm)}
+    norm = apply_gradients(optimizer, accelerator, max_grad_norm)
+    optimizer.zero_grad()
+    return {**means, "grad_norm": norm}
 
 
 def apply_gradients(optimizer: Optimizer, accelerator: Accelerator | None, max_grad_norm: float) -> float:

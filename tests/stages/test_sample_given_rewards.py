@@ -79,7 +79,7 @@ def test_fewer_characters_agree_with_people_as_often_as_counted_by_hand(shared: 
         return Scores(total=tuple(-float(len(one.response.content)) for one in completions))
 
     file = shared / "data" / "hh_rlhf" / "harmless.jsonl.gz"
-    rows = [json.loads(line) for line in gzip.open(file, "rt", encoding="utf-8")]
+    rows = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
     pairs = [[row[side].rpartition("\n\nAssistant:")[2].strip() for side in ("chosen", "rejected")] for row in rows]
     untied = [(len(chosen), len(rejected)) for chosen, rejected in pairs if len(chosen) != len(rejected)]
     alike = sum(chosen < rejected for chosen, rejected in untied)

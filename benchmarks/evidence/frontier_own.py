@@ -1,0 +1,127 @@
+"""E9 where nothing has to be generalised: policies are judged on the openings that they were trained on.
+
+    python benchmarks/evidence/frontier_own.py --model DIR --stories FILE [--seeds 0 1 2] [--out DIR] [--quick]
+
+As `frontier.py`, with many samples of a few openings: PPO on gold, and DPO on rankings of fresh samples that are drawn
+by gold (Plackett and Luce's model, `dpo.loss: plackett_luce`). What is missing to the frontier then is what the
+optimiser and the size of the policy leave, not what openings unseen in training cost.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from chain import options_of, publish, row_of, run_chain, seconds_of, write_rows
+from frontier import ARGUMENTS, EOS, GOLD, SHARPNESS, TOKENS, Chain, as_prompts, evaluation, opened, openings
+from frontier_report import Frontier, picture, tables
+from pool import best_of_n, sampled, scores
+
+NS = (2, 4, 8, 16, 32, 64)
+PART = 2_400
+"""Openings that are continued at once."""
+
+
+def main() -> None:
+    options = options_of(
+        "frontier_own", __doc__, **{**ARGUMENTS, "betas": {**ARGUMENTS["betas"], "default": [0.1, 0.05]}}
+    )
+    model, stories = str(options.given.model), Path(options.given.stories)
+    size = {**sizes(options.quick), "betas": options.given.betas}
+    found = [one_seed(options.out / str(seed), model, stories, size, seed) for seed in options.seeds]
+    publish("frontier_own", options, size, found, tables, picture)
+
+
+def sizes(quick: bool) -> dict[str, Any]:
+    """Openings and samples of each, rankings and responses in one, updates and their batch, samples to judge by."""
+    if quick:
+        return {"prompts": 4, "samples": 64, "rankings": 32, "ranked": 4, "updates": 2, "batch": 16, "judged": 4}
+    return {
+        "prompts": 24,
+        "samples": 1024,
+        "rankings": 16_000,
+        "ranked": 8,
+        "updates": 200,
+        "batch": 512,
+        "judged": 64,
+    }
+
+
+def one_seed(folder: Path, model: str, stories: Path, size: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Frontier, policies and best-of-n with one seed."""
+    own, _ = openings(stories, seed, size["prompts"])
+    files = {"held_out": write_rows(folder / "data/openings.jsonl", as_prompts(own))}
+    rankings = folder / "data/rankings.jsonl"
+    if not rankings.is_file():
+        write_rows(rankings, ranked(Path(model), own, size, seed))
+    policies = {**ppo(model, files["held_out"], size), **dpo(model, str(rankings), size)}
+    chain = {**policies, "evaluate": evaluation(model, list(policies), files, size)}
+    runs = run_chain(folder, "frontier_own", seed, chain)
+    gold = scores(GOLD, sampled(Path(model), own, size["samples"], seed, TOKENS, eos=EOS))
+    gold = gold.reshape(size["prompts"], size["samples"])
+    frontier = Frontier.of(gold, seed)
+    points = {
+        name: {metric: row_of(runs["evaluate"], name, metric) for metric in ("reward", "kl")} for name in policies
+    }
+    return {
+        "seed": seed,
+        "frontier": frontier.rows(),
+        "policies": {name: {**point, **frontier.beside(point)} for name, point in points.items()},
+        "best_of_n": [(d * d, value) for d, value in best_of_n(gold, gold, NS)],
+        "seconds": seconds_of(runs.values()),
+    }
+
+
+def ranked(model: Path, own: list[str], size: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """Rankings of fresh samples of each opening in turn: gold times SHARPNESS plus Gumbel noise, the largest first."""
+    random, rows = np.random.default_rng(seed), list[dict[str, Any]]()
+    for start in range(0, size["rankings"], PART):
+        asked = [own[n % len(own)] for n in range(start, min(start + PART, size["rankings"]))]
+        completions = sampled(model, asked, size["ranked"], seed + 1000 + start, TOKENS, eos=EOS)
+        worth = SHARPNESS * scores(GOLD, completions) + random.gumbel(size=len(completions))
+        ranks = 1 + (-worth.reshape(len(asked), -1)).argsort(1).argsort(1)
+        texts = np.array([one.response.content for one in completions], dtype=object).reshape(ranks.shape)
+        for opening, said, rank in zip(asked, texts, ranks, strict=True):
+            prompt, responses = (
+                [{"role": "user", "content": opening}],
+                [[{"role": "assistant", "content": t}] for t in said],
+            )
+            rows.append({"prompt": prompt, "responses": responses, "ranks": rank.tolist()})
+    return rows
+
+
+def ppo(model: str, prompts: str, size: dict[str, Any]) -> Chain:
+    """PPO on gold for each β."""
+    return {
+        f"ppo-gold-{beta:g}".replace(".", "_"): {
+            "stage": "ppo",
+            "model": opened(model),
+            "data": {"path": prompts, "validation": 0, "max_length": 128},
+            "train": {"learning_rate": 4e-4, "batch_size": size["batch"], "steps": size["updates"]},
+            "reward": GOLD,
+            "critic": {"init": "zero"},
+            "kl": {"coef": beta},
+            "ppo_epochs": 1,
+            "missing_eos": {"rule": "keep"},
+            "max_new_tokens": TOKENS,
+        }
+        for beta in size["betas"]
+    }
+
+
+def dpo(model: str, rankings: str, size: dict[str, Any]) -> Chain:
+    """DPO on the rankings for each β."""
+    return {
+        f"dpo-{beta:g}".replace(".", "_"): {
+            "stage": "dpo",
+            "model": opened(model),
+            "data": {"path": rankings, "validation": 0.01, "max_length": 128},
+            "train": {"learning_rate": 4e-4, "batch_size": 32, "epochs": 1},
+            "loss": "plackett_luce",
+            "beta": SHARPNESS * beta,
+        }
+        for beta in size["betas"]
+    }
+
+
+if __name__ == "__main__":
+    main()
