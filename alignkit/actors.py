@@ -17,7 +17,8 @@ from alignkit.engines import Engine, open_engine
 from alignkit.environment.episodes import Episodes, open_episodes
 from alignkit.environment.seam import announced
 from alignkit.models import load_tokenizer, save_policy
-from alignkit.options.ppo import PpoConfig, PtxOptions
+from alignkit.options.ppo import PpoConfig
+from alignkit.options.ppo_groups import PtxOptions
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import LoraOptions, RuntimeOptions
 from alignkit.policy import Policy
