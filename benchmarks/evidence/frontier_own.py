@@ -38,7 +38,7 @@ def sizes(quick: bool) -> dict[str, Any]:
     return {
         "prompts": 24,
         "samples": 1024,
-        "rankings": 16_000,
+        "rankings": 8_000,
         "ranked": 8,
         "updates": 200,
         "batch": 512,
