@@ -5,23 +5,19 @@ ALIGNKIT_VLLM names the `vllm` executable, such as vllm-env/bin/vllm; all of it 
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from ppo_cases import config, metrics, start
+from vllm_real import free_port, running
 
 from alignkit.chat import ChatFormat
 from alignkit.draws import Draws
@@ -38,8 +34,6 @@ from alignkit.vllm_weights import start_command
 
 EXECUTABLE = os.environ.get("ALIGNKIT_VLLM")
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="needs vLLM: ALIGNKIT_VLLM, the path of its executable")
-ON_A_CPU = "--no-enable-chunked-prefill --enforce-eager --block-size 32"
-"""Blocks that are shorter than the prompts, so that its prefix cache is in use."""
 LORA = LoraOptions(r=8)
 
 
@@ -58,55 +52,31 @@ def policy_of(folder: Path, lora: LoraOptions | None) -> Policy:
     return load_policy(ModelOptions(path=str(folder / "model"), lora=lora)).eval()
 
 
-@contextmanager
-def running(folder: Path, lora: LoraOptions | None, port: int) -> Iterator[str]:
-    """A server as `start_command` says, on a CPU; its url."""
-    command = f"{start_command(policy_of(folder, lora), bf16=False)} {ON_A_CPU} --port {port}"
-    words = command.replace("vllm serve", f"{EXECUTABLE} serve", 1)
-    settings = "HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1"
-    with (folder / f"{port}.log").open("ab") as log:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        server = subprocess.Popen(
-            f"exec env {settings} {words}", shell=True, stdout=log, stderr=log, start_new_session=True, env=environment
-        )
-    try:
-        url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
-        while not answers(url):
-            assert server.poll() is None and time.monotonic() < end, Path(log.name).read_text()[-3000:]
-            time.sleep(0.5)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urlopen(f"{url}/health", timeout=5) as response:
-            return response.status == 200
-    except (URLError, OSError):
-        return False
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def serving(
+    folder: Path, lora: LoraOptions | None, port: int | None = None, bf16: bool = False
+) -> AbstractContextManager[str]:
+    """A server as `start_command` says; its url."""
+    assert EXECUTABLE is not None
+    command = start_command(policy_of(folder, lora), bf16)
+    short = "--block-size 32"  # than the prompts, so that its prefix cache is in use
+    return running(EXECUTABLE, command, folder / "server.log", port=port, options=short)
 
 
 @pytest.fixture(scope="module")
 def of_adapters(folder: Path) -> Iterator[str]:
-    with running(folder, LORA, free_port()) as url:
+    with serving(folder, LORA) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def of_whole_weights(folder: Path) -> Iterator[str]:
-    with running(folder, None, free_port()) as url:
+    with serving(folder, None) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def in_16_bits(folder: Path) -> Iterator[str]:
+    with serving(folder, None, bf16=True) as url:
         yield url
 
 
@@ -187,6 +157,20 @@ def test_updates_learn_from_what_it_draws(
     assert lines[-1]["objective/score"] > lines[0]["objective/score"] + 0.1
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_whole_weights_in_16_bits_are_those_of_now(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_16_bits: str, precision: str
+) -> None:
+    """The trainer keeps its weights in float32 and computes in either precision."""
+    monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # another precision than the process has begun with
+    settings = settings_of(folder, {}, None, learning_rate=2e-3)
+    lines = updates(start(tmp_path / "run", settings, rollout_url=in_16_bits, precision=precision))
+    assert len(lines) == 4 and lines[-1]["objective/kl"] > 1
+    for line in lines:  # weights of the update before: above 1 nat
+        assert 1e-3 < line["sampling/logp_difference"] < 0.05
+        assert line["sampling/ratio"] == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("kind", ["of_adapters", "of_whole_weights"])
 def test_it_draws_one_update_ahead(folder: Path, tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
     url, lora = request.getfixturevalue(kind), LORA if kind == "of_adapters" else None
@@ -209,7 +193,7 @@ def test_a_run_whose_server_is_killed_goes_on_with_another(
 ) -> None:
     settings, port, drawing = settings_of(folder, {}, LORA), free_port(), VllmServer.drawing
     with ExitStack() as first, monkeypatch.context() as patched:
-        url = first.enter_context(running(folder, LORA, port))
+        url = first.enter_context(serving(folder, LORA, port))
 
         def third(self: VllmServer, policy: Any, format: Any, prompts: Any, draws: Draws) -> Any:
             """The server dies in the third update, before it is asked."""
@@ -221,7 +205,7 @@ def test_a_run_whose_server_is_killed_goes_on_with_another(
         with pytest.raises(EngineFailure, match="no answer after 4 tries"):
             start(tmp_path / "run", settings, rollout_url=url)
     assert len(read_metrics(tmp_path / "run")) > 2 and not (tmp_path / "run" / "model").exists()
-    with running(folder, LORA, port) as url:
+    with serving(folder, LORA, port) as url:
         lines = updates(start(tmp_path / "run", settings, rollout_url=url))
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert all(line["sampling/logp_difference"] < 1e-5 for line in lines)
