@@ -60,6 +60,8 @@ def hand_over(policy: Policy, url: str, folder: Path, **options: Any) -> str:
     """
     cards = get(f"{url}/v1/models", **options)
     served = served_as(cards, base_of(policy), url)
+    if policy.adapted is None and policy.model.config.get_text_config().tie_word_embeddings:
+        check_head(url, **options)
     for old in (card["id"] for card in cards["data"] if card["id"].startswith(OURS)):
         ask(f"{url}/v1/unload_lora_adapter", {"lora_name": old}, **options)
     name = f"{OURS}{uuid4().hex}"
@@ -73,6 +75,15 @@ def hand_over(policy: Policy, url: str, folder: Path, **options: Any) -> str:
     if post(f"{url}/reset_prefix_cache", {}, **options) != {"success": True}:
         raise InputError(f"{url}: keeps its prefix cache while it answers others; one server serves one run")
     return served
+
+
+def check_head(url: str, **options: Any) -> None:
+    """Raise InputError where rereading leaves a tied head as it was: a CPU's workers compute it from a packed copy."""
+    if "device_config=cpu," in get(f"{url}/server_info", **options)["vllm_config"]:
+        raise InputError(
+            f"{url}: on a CPU, vLLM rereads all weights but a head that is tied to the embeddings: train an adapter "
+            "(model.lora)"
+        )
 
 
 def served_as(models: Any, base: str, url: str) -> str:

@@ -212,3 +212,17 @@ def test_what_it_cannot_serve_is_refused(folder: Path, format: ChatFormat, tmp_p
     more.model.resize_token_embeddings(len(words.tokenizer))
     with fake_vllm(folder) as (_, served), pytest.raises(EngineFailure, match="tokens that the base lacks"):
         server(served, tmp_path).rollout(more, format, PROMPTS, Draws(**OPTIONS))
+
+
+def test_a_tied_head_is_served_where_the_server_rereads_it(folder: Path, format: ChatFormat, tmp_path: Path) -> None:
+    tiny.checkpoint(tmp_path / "tied", tied=True)
+    whole = load_policy(ModelOptions(path=str(tmp_path / "tied"))).eval()
+    with fake_vllm(tmp_path / "tied") as (fake, served):
+        fake.dev = True
+        with pytest.raises(EngineFailure, match=r"a head that is tied to the embeddings: train an adapter"):
+            server(served, tmp_path).rollout(whole, format, PROMPTS, Draws(**OPTIONS))
+        assert "/collective_rpc" not in served.paths
+        server(served, tmp_path).rollout(adapted(tmp_path / "tied"), format, PROMPTS, Draws(**OPTIONS))
+        fake.device = "cuda"
+        server(served, tmp_path).rollout(whole, format, PROMPTS, Draws(**OPTIONS))
+    assert served.paths.count("/server_info") == 2

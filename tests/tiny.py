@@ -29,6 +29,7 @@ def checkpoint(
     width: int = 32,
     layers: int = 2,
     spread: float = 0.3,
+    tied: bool = False,
     classifier: bool = False,
 ) -> Path:
     """A random Llama with its tokenizer. `spread` is the weights' deviation: larger makes predictions less even."""
@@ -42,6 +43,7 @@ def checkpoint(
         num_key_value_heads=2,
         max_position_embeddings=128,
         initializer_range=spread,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.eos_token_id,

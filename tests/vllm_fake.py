@@ -41,6 +41,7 @@ class FakeVllm:
     updates: bool = True
     dev: bool = False
     busy: bool = False
+    device: str = "cpu"
     completions: int = 0
     lock: Lock = field(default_factory=Lock)
 
@@ -65,6 +66,8 @@ class FakeVllm:
         if self.dev and path == "/reset_prefix_cache":
             self.weights = self.weights if self.busy else self.reloaded
             return 200, {"success": not self.busy}
+        if self.dev and path == "/server_info":
+            return 200, {"vllm_config": f"model='{self.base}', device_config={self.device}, quantization=None"}
         if path != "/v1/completions":
             return 404, {"detail": "Not Found"}
         return self.completed(body)

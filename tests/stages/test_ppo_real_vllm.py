@@ -188,6 +188,13 @@ def test_another_base_is_refused(folder: Path, tmp_path: Path, of_adapters: str)
         start(tmp_path / "run", settings_of(tmp_path, {}, LORA), rollout_url=of_adapters)
 
 
+def test_whole_weights_whose_head_it_would_not_reread_are_refused(folder: Path, tmp_path: Path) -> None:
+    tiny.checkpoint(tmp_path / "model", width=128, tied=True)
+    (tmp_path / "prompts.jsonl").write_text((folder / "prompts.jsonl").read_text())
+    with serving(tmp_path, None) as url, pytest.raises(EngineFailure, match="a head that is tied to the embeddings"):
+        start(tmp_path / "run", settings_of(tmp_path, {}, None), rollout_url=url)
+
+
 def test_a_run_whose_server_is_killed_goes_on_with_another(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
