@@ -133,16 +133,18 @@ class _Loop:
         before = dict(self.online.memory)
         try:
             return self.online.step(self.state.update)
-        except (RewardFailure, EngineFailure):
+        except (RewardFailure, EngineFailure) as failure:
             self.online.memory.clear()
             self.online.memory.update(before)
-            self.rescue()
+            self.rescue(failure)
             raise
 
-    def rescue(self) -> None:
+    def rescue(self, failure: RewardFailure | EngineFailure) -> None:
         """A checkpoint out of turn, where something has been trained."""
         if self.state.update:
             self.checkpoint()
+        if isinstance(failure, EngineFailure):  # on all ranks; a launcher ends the others once one has left
+            self.accelerator.wait_for_everyone()
 
     def count(self, metrics: dict[str, float]) -> None:
         self.updates += 1
@@ -154,9 +156,9 @@ class _Loop:
             return
         try:
             metrics, objective = self.online.validate()
-        except (RewardFailure, EngineFailure):
+        except (RewardFailure, EngineFailure) as failure:
             self.state.due = True
-            self.rescue()
+            self.rescue(failure)
             raise
         self.state.due = False
         self.latest = metrics

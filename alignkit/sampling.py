@@ -15,6 +15,7 @@ from alignkit.draws import Draws
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Prompt
 from alignkit.scoring import Scored, scored
+from alignkit.together import together
 from alignkit.vllm_server import VllmServer
 
 SAMPLED = 16
@@ -82,7 +83,7 @@ class Sampler:
 
             def finish() -> Sampled:
                 started = time.perf_counter()
-                completions = wait()
+                completions = together(wait)
                 seconds = time.perf_counter() - started
                 worth = scored(completions, actors.reward, config)
                 return Sampled(prompts, places, completions, worth, seconds, self.prompts, stream=stream)
@@ -112,7 +113,7 @@ class Sampler:
         with actors.accelerator.autocast():
             if actors.episodes is not None:
                 return actors.episodes.play(actors.policy, prompts, draws)
-            return actors.engine.rollout(actors.policy, actors.format, prompts, draws)
+            return together(lambda: actors.engine.rollout(actors.policy, actors.format, prompts, draws))
 
     def draws(self, number: int, keys: Sequence[int], samples: int, temperature: float) -> Draws:
         """What an update draws for the prompts that go by `keys`."""

@@ -19,6 +19,7 @@ from alignkit.generate import EngineFailure, completion_of
 from alignkit.keyed import row_keys
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
+from alignkit.together import together
 from alignkit.vllm_weights import check_servable, hand_over, start_command
 from reward_models.http import post
 
@@ -118,9 +119,11 @@ class VllmServer:
     def give(self, policy: Policy, format: ChatFormat) -> None:
         """Have the server take the policy's weights as they are now."""
         check_servable(policy, format)
-        names = [""]
-        if self.accelerator.is_main_process:
-            names = [self._tried(policy, lambda: hand_over(policy, self.url, self.folder, **self.options))]
+
+        def hand() -> str:
+            return self._tried(policy, lambda: hand_over(policy, self.url, self.folder, **self.options))
+
+        names = [together(lambda: hand() if self.accelerator.is_main_process else "")]
         broadcast_object_list(names)
         self.model, self.fresh = names[0], True
 

@@ -3,6 +3,7 @@
 It knows nothing of alignkit: transformers and PEFT load what it is told to load, and torch's own generator draws.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,10 @@ class FakeVllm:
     dev: bool = False
     busy: bool = False
     device: str = "cpu"
+    refused: tuple[str, int] | None = None
+    """A path, and the one request to it that is refused."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """Requests to each path."""
     completions: int = 0
     lock: Lock = field(default_factory=Lock)
 
@@ -50,6 +55,9 @@ class FakeVllm:
             return self.routes(path, body)
 
     def routes(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        self.asked[path] += 1
+        if (path, self.asked[path]) == self.refused:
+            return 400, error("no", "BadRequestError", 400)
         if path == "/v1/models":
             cards = [self.card(self.base, self.root or self.base, None)]
             return 200, {"object": "list", "data": cards + [self.card(name, "?", self.base) for name in self.adapters]}

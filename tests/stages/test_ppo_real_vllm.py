@@ -5,6 +5,7 @@ ALIGNKIT_VLLM names the `vllm` executable, such as vllm-env/bin/vllm; all of it 
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -16,7 +17,8 @@ import tiny
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from ppo_cases import config, metrics, start
+from ppo_cases import config, start
+from served_cases import drawn, launch, run_served, updates
 from vllm_real import free_port, running
 
 from alignkit.chat import ChatFormat
@@ -28,7 +30,7 @@ from alignkit.models import load_policy, load_tokenizer
 from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.policy import Policy
 from alignkit.records import Completion, Message, Prompt
-from alignkit.runs import Run, read_metrics
+from alignkit.runs import read_metrics
 from alignkit.vllm_server import VllmServer
 from alignkit.vllm_weights import start_command
 
@@ -139,10 +141,6 @@ def settings_of(folder: Path, rollouts: dict[str, Any], lora: LoraOptions | None
     return config(folder, model=model, train=train, rollouts={"engine": "vllm", **rollouts}, **changes)
 
 
-def updates(run: Run) -> list[dict[str, float]]:
-    return [line for line in metrics(run) if "objective/kl" in line]
-
-
 @pytest.mark.parametrize("kind", ["of_adapters", "of_whole_weights"])
 @pytest.mark.parametrize("correction", ["none", "truncated"])
 def test_updates_learn_from_what_it_draws(
@@ -186,6 +184,46 @@ def test_another_base_is_refused(folder: Path, tmp_path: Path, of_adapters: str)
     (tmp_path / "prompts.jsonl").write_text((folder / "prompts.jsonl").read_text())
     with pytest.raises(EngineFailure, match=f"serves {folder}/model, and the policy's base is {tmp_path}/model"):
         start(tmp_path / "run", settings_of(tmp_path, {}, LORA), rollout_url=of_adapters)
+
+
+TWO: dict[str, Any] = {
+    "model": {"lora": {"r": LORA.r}}, "advantage": "grpo", "samples": 4, "max_new_tokens": 12,
+    "data": {"validation": 4}, "rollouts": {"engine": "vllm"},
+    "train": {"steps": 6, "batch_size": 36, "learning_rate": 1e-2, "checkpoint_every": 99, "evaluate_every": 99},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_two_processes_draw_what_one_does(folder: Path, tmp_path: Path, of_adapters: str, ahead: int) -> None:
+    """Five prompts of each update are one rank's, four the other's."""
+    changes = TWO | {"rollouts": {"engine": "vllm", "ahead": ahead}}
+    run_served(folder, tmp_path / "one", of_adapters, changes)
+    said = launch(folder, tmp_path / "two", of_adapters, changes).communicate(timeout=300)[1]
+    lines = [line for line in read_metrics(tmp_path / "two/run") if "objective/kl" in line]
+    assert len(lines) == 6 and lines[-1]["objective/kl"] > 1, said[-3000:]
+    assert all(line["sampling/logp_difference"] < 1e-5 for line in lines[: 1 if ahead else 6])
+    one, two = drawn(tmp_path / "one"), drawn(tmp_path / "two", 2)
+    assert one[:2] == two[:2]  # validation, and the first update
+    same = [a == b for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True)]
+    assert sum(same) > 0.9 * len(same)  # the weights are equal to rounding
+
+
+def test_two_processes_whose_server_is_killed_hear_of_it_and_go_on(folder: Path, tmp_path: Path) -> None:
+    port, two = free_port(), tmp_path / "two"
+    changes = TWO | {"train": {**TWO["train"], "steps": 12}}
+    with serving(folder, LORA, port) as url:
+        run = launch(folder, two, url, changes)
+        while run.poll() is None and "objective/kl" not in (read_metrics(two / "run") or [{}])[-1]:
+            time.sleep(0.1)
+    said = run.communicate(timeout=120)[1]
+    told = [(two / f"told-{rank}").read_text() for rank in range(2)]
+    assert all(f"{url}/v1/" in one and "The server has to run" in one for one in told), said[-3000:]
+    assert any((two / "run/checkpoints").iterdir()) and not (two / "run/model").exists()
+    with serving(folder, LORA, port) as url:
+        launch(folder, two, url, changes).communicate(timeout=300)
+    lines = [line for line in read_metrics(two / "run") if "objective/kl" in line]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all(line["sampling/logp_difference"] < 1e-5 for line in lines)
 
 
 def test_whole_weights_whose_head_it_would_not_reread_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tiny
 import torch
 from ppo_cases import config, letters, metrics, prepare, start
 from safetensors.torch import load_file
+from served_cases import drawn, launch, run_served
 from vllm_fake import fake_vllm
 
 from alignkit.config import InputError
@@ -19,7 +20,7 @@ from alignkit.learner import Learner
 from alignkit.recipe.identity import Contents, stage_ids
 from alignkit.recipe.read import load_recipe
 from alignkit.records import Completion
-from alignkit.runs import Run
+from alignkit.runs import Run, read_metrics
 from alignkit.sampling import Sampler
 from alignkit.vllm_server import VllmServer
 from reward_models.scores import RewardFailure
@@ -198,6 +199,43 @@ def test_what_fails_while_an_update_is_trained_ends_the_next_one_before_it_begin
     lines = [line for line in metrics(run) if "objective/kl" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line["sampling/lag"] for line in lines] == [0, 1, 0]  # drawn anew, by the policy as it then is
+
+
+TWO = SERVED | {"advantage": "rloo", "samples": 2, "train": {**SERVED["train"], "batch_size": 10}}
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_two_processes_draw_from_a_server_what_one_does(tmp_path: Path, ahead: int) -> None:
+    """Three prompts of each update are one rank's, two the other's."""
+    changes = TWO | {"rollouts": {"engine": "vllm", "ahead": ahead}}
+    with fake_vllm(prepare(tmp_path) / "model") as (fake, at):
+        alone = run_served(tmp_path, tmp_path / "one", at.url, changes)
+        loaded = len(fake.loaded)
+        said = launch(tmp_path, tmp_path / "two", at.url, changes).communicate(timeout=120)[1]
+        assert len(fake.loaded) == 2 * loaded, said[-3000:]
+    assert drawn(tmp_path / "two", 2) == drawn(tmp_path / "one")
+    for one, other in zip(metrics(alone), read_metrics(tmp_path / "two/run"), strict=True):
+        assert {name: other[name] for name in one} == pytest.approx(one, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("refused", [("/v1/load_lora_adapter", 3), ("/v1/completions", 2 + 2 * 5 + 3)])
+def test_a_server_that_refuses_one_process_ends_both_and_they_go_on(
+    tmp_path: Path, ahead: int, refused: tuple[str, int]
+) -> None:
+    """In the third update; the adapter is loaded by the main process alone."""
+    train = {**TWO["train"], "steps": 4, "checkpoint_every": 9, "evaluate_every": 9}
+    changes = TWO | {"rollouts": {"engine": "vllm", "ahead": ahead}, "train": train}
+    with fake_vllm(prepare(tmp_path) / "model") as (fake, at):
+        fake.refused = refused
+        said = launch(tmp_path, tmp_path / "two", at.url, changes).communicate(timeout=120)[1]
+        told = [(tmp_path / f"two/told-{rank}").read_text() for rank in range(2)]
+        assert told[0] == told[1] and f"{refused[0]}: refuses the request with status 400" in told[0], said[-3000:]
+        (left,) = (tmp_path / "two/run/checkpoints").iterdir()
+        assert left.name.endswith("2")
+        launch(tmp_path, tmp_path / "two", at.url, changes).communicate(timeout=120)
+    steps = [line["step"] for line in read_metrics(tmp_path / "two/run") if "objective/kl" in line]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_where_a_server_listens_does_not_make_another_run_and_which_engine_does(tmp_path: Path) -> None:
