@@ -133,18 +133,17 @@ class _Loop:
         before = dict(self.online.memory)
         try:
             return self.online.step(self.state.update)
-        except (RewardFailure, EngineFailure) as failure:
+        except (RewardFailure, EngineFailure):
             self.online.memory.clear()
             self.online.memory.update(before)
-            self.rescue(failure)
+            self.rescue()
             raise
 
-    def rescue(self, failure: RewardFailure | EngineFailure) -> None:
+    def rescue(self) -> None:
         """A checkpoint out of turn, where something has been trained."""
         if self.state.update:
             self.checkpoint()
-        if isinstance(failure, EngineFailure):  # on all ranks; a launcher ends the others once one has left
-            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()  # a launcher ends the others once one has left
 
     def count(self, metrics: dict[str, float]) -> None:
         self.updates += 1
@@ -156,9 +155,9 @@ class _Loop:
             return
         try:
             metrics, objective = self.online.validate()
-        except (RewardFailure, EngineFailure) as failure:
+        except (RewardFailure, EngineFailure):
             self.state.due = True
-            self.rescue(failure)
+            self.rescue()
             raise
         self.state.due = False
         self.latest = metrics

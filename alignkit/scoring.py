@@ -13,6 +13,7 @@ from alignkit.config import InputError
 from alignkit.options.ppo import PpoConfig
 from alignkit.records import Completion, Scores
 from alignkit.rl import Reduce
+from alignkit.together import together
 from reward_models.running import moments, observe
 from reward_models.scores import Reward, RewardFailure, checked, shown
 
@@ -54,9 +55,14 @@ class Scored:
 
 
 def scored(completions: list[Completion], reward: Reward, config: PpoConfig) -> Scored:
-    """What completions are worth. Raises InputError for a score that is not a number."""
-    given = reward(completions) if completions else Scores(total=())
-    checked([0.0 if score is None else score for score in given.total], completions, config.reward.kind)
+    """What completions are worth. Raises InputError, on all ranks at once, for a score that is not a number."""
+
+    def found() -> Scores:
+        scores = reward(completions) if completions else Scores(total=())
+        checked([0.0 if score is None else score for score in scores.total], completions, config.reward.kind)
+        return scores
+
+    given = together(found)
     total = settle_length(_column(given.total), completions, config)
     parts = {name: _column(values) for name, values in given.parts.items()}
     if given.steps is None:

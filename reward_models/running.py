@@ -10,13 +10,18 @@ import torch
 from alignkit.config import InputError
 from alignkit.records import Completion, Scores
 from alignkit.rl import Reduce
-from reward_models.scores import Reward
+from reward_models.scores import Reward, RewardFailure
 
 
 def observe(values: Sequence[float], memory: dict[str, float], reduce: Reduce, name: str = "scores") -> None:
-    """Adds the values of all ranks to the number, sum and sum of squares that `memory` keeps under `name`."""
+    """Adds the values of all ranks to the number, sum and sum of squares that `memory` keeps under `name`.
+
+    Raises RewardFailure where another rank has none to add, since its reward failed.
+    """
     seen = torch.tensor(values, dtype=torch.float64)
     sums = reduce(torch.stack([torch.ones_like(seen).sum(), seen.sum(), (seen**2).sum()]))
+    if sums[0].isnan():
+        raise RewardFailure("reward: it failed on another process, which says how")
     for key, value in zip((name, f"{name}_sum", f"{name}_squares"), sums, strict=True):
         memory[key] = memory.get(key, 0.0) + float(value)
 
@@ -58,7 +63,12 @@ def normalised(reward: Reward, running: Running, name: str) -> Reward:
     """
 
     def result(completions: list[Completion]) -> Scores:
-        scores = reward(completions)
+        try:
+            scores = reward(completions)
+        except InputError:
+            if running.learning:
+                running.reduce(torch.full((3,), math.nan, dtype=torch.float64))  # the others wait to add up
+            raise
         if scores.steps is not None:
             raise InputError("reward.normalise: running has no meaning for rewards inside a response; remove it")
         if running.learning:

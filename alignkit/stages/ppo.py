@@ -30,6 +30,7 @@ from alignkit.runs import Run
 from alignkit.sampling import Sampled
 from alignkit.scoring import report, running_deviation, with_scores
 from alignkit.supply import Experience, Supply
+from alignkit.together import together
 from reward_models.rules import repeated
 from reward_models.running import moments
 from reward_models.scores import Reward
@@ -194,7 +195,8 @@ class Ppo:
             running = self.config.score_scaling == "running"
             price = self.config.kl.coef * (moments(self.memory)[1] if running else 1.0)
             return metrics, metrics["objective/score"] - price * metrics["objective/kl"]
-        scores = self.actors.held_out(completions).total if completions else ()
+        held_out = self.actors.held_out
+        scores = together(lambda: held_out(completions).total if completions else ())
         liked = self.actors.mean(sum(scores), len(scores))
         return metrics | {"objective/held_out": liked}, liked
 

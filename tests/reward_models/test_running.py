@@ -3,10 +3,12 @@
 from statistics import fmean, pstdev
 
 import pytest
+import torch
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Message, Scores
 from reward_models.running import Running, moments, normalised
+from reward_models.scores import RewardFailure
 
 BATCHES = [[3.0, 5.0, 4.0], [100.0, -2.0], [7.0]]
 
@@ -54,3 +56,21 @@ def test_all_ranks_are_one() -> None:
     other = Running(reduce=lambda sums: sums + sums.new_tensor([alone.memory[k] for k in ("a", "a_sum", "a_squares")]))
     normalised(lambda _: Scores(total=(10.0,)), other, "a")(asked(1))
     assert other.memory == one.memory
+
+
+def test_a_failure_on_one_rank_reaches_all() -> None:
+    """The one that fails adds NaN to the others' sums, so that none waits for it; nothing is remembered."""
+    told: list[torch.Tensor] = []
+
+    def fails(_: list[Completion]) -> Scores:
+        raise RewardFailure("reward: no")
+
+    failing, other = Running(reduce=lambda sums: told.append(sums) or sums), Running(reduce=lambda x: x + told[0])
+    with pytest.raises(RewardFailure, match="reward: no"):
+        normalised(fails, failing, "a")(asked(2))
+    with pytest.raises(RewardFailure, match="failed on another process"):
+        normalised(lambda _: Scores(total=(1.0, 2.0)), other, "a")(asked(2))
+    assert failing.memory == other.memory == {} and len(told) == 1
+    with failing.unchanged(), pytest.raises(RewardFailure, match="reward: no"):
+        normalised(fails, failing, "a")(asked(2))
+    assert len(told) == 1

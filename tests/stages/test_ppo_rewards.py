@@ -14,6 +14,7 @@ import torch
 from http_server import serving
 from ppo_cases import config, letters, metrics, prepare, start
 from safetensors.torch import load_file
+from served_cases import launch
 
 from alignkit.actors import load_actors
 from alignkit.advantages import advantage_columns
@@ -22,7 +23,7 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Scores
 from alignkit.rewards import build_reward
-from alignkit.runs import Run
+from alignkit.runs import Run, read_metrics
 from alignkit.scoring import report, scored, with_scores
 from alignkit.stages.ppo import Ppo
 from reward_models.rules import length
@@ -209,6 +210,18 @@ def test_a_failure_stops_after_saving_and_the_run_goes_on_the_same(folder: Path,
     assert len({line["objective/score/raw"] for line in metrics(whole) if "objective/score/raw" in line}) > 2
     for name, value in weights(whole).items():
         assert torch.equal(weights(resumed)[name], value), name
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_a_failure_on_one_of_two_processes_ends_both_and_they_go_on(folder: Path, tmp_path: Path, call: int) -> None:
+    """On rank 1, in the validation before the first update, or in the second one's scores."""
+    changes = {"train": {"checkpoint_every": 9, "evaluate_every": 9}}
+    said = launch(folder, tmp_path / "two", "", changes, fails=call).communicate(timeout=120)[1]
+    assert [(tmp_path / f"two/told-{rank}").read_text() for rank in range(2)] == ["reward: no"] * 2, said[-3000:]
+    left = [folder.name for folder in (tmp_path / "two/run/checkpoints").glob("*")]
+    assert left == ([] if call == 1 else ["step-1"])
+    launch(folder, tmp_path / "two", "", changes).communicate(timeout=120)
+    assert [line["step"] for line in read_metrics(tmp_path / "two/run") if "objective/kl" in line] == [1, 2, 3]
 
 
 def test_validation_is_measured_by_what_training_has_seen(folder: Path, tmp_path: Path) -> None:
