@@ -97,6 +97,8 @@ def picture(found: list[dict[str, Any]], path: Path) -> None:
         axes.plot(bound, values, "x", ms=5, color="C7", label="best-of-n, at the bound of its KL")
         for color, (kind, marker) in enumerate(MARKERS.items()):
             own = [point for name, point in run["policies"].items() if name.rpartition("-")[0] == kind]
+            if not own:
+                continue
             x, y = ([point[key]["value"] for point in own] for key in ("kl", "reward"))
             axes.plot(x, y, marker, ms=5, color=f"C{color}", label=kind.replace("-", ", "), ls=":", lw=0.8)
         axes.set_title(f"seed {run['seed']}", fontsize=9)
