@@ -144,7 +144,7 @@ def test_two_processes_do_not_work_on_one_output(tmp_path: Path) -> None:
     first = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=1")
     wait_for(first, tmp_path / "out", "shards.json")
     second = command(tmp_path, "dedup", "in.jsonl", "out/kept.jsonl", "--as", "corpus", "by=prompt")
-    said, _ = second.communicate(timeout=100)
+    said, _ = second.communicate(timeout=300)
     assert second.returncode == 2 and "another process is at work on it" in said
     assert first.wait(timeout=300) == 0
     assert outcome(tmp_path / "out")["kept.jsonl"]
@@ -157,7 +157,7 @@ def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path) -> N
     wait_for(process, tmp_path / "out", "stages/clean/completions/*")
     worker = max(workers_in(tmp_path), key=int)
     os.kill(int(worker), signal.SIGKILL)
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 1 and "a worker of the stage clean was killed" in said and "Traceback" not in said
     finish(tmp_path, *job)
 
@@ -165,7 +165,7 @@ def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path) -> N
 def test_a_worker_that_is_killed_while_it_waits_ends_the_job_too(tmp_path: Path) -> None:
     script = Path(__file__).with_name("idle_killed.py")
     command = [sys.executable, str(script), str(tmp_path / "job")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1 and "ChildProcessError: a worker of the stage lasting was killed" in done.stderr
 
 
