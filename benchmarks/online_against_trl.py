@@ -8,8 +8,6 @@ tokens, each answered once in PPO, 8 times in GRPO, 4 times in RLOO; every answe
 answers an update, one optimizer step in each pass over them, PPO with 1 pass and with 4 (`ppo4`). Float32, no
 activation checkpointing, temperature 1, equal KL coefficients, KL where TRL has it: in the reward (PPO, RLOO), in the
 loss (GRPO). PPO's reward is the reward model's score; that of GRPO and RLOO is the answer's length in characters.
-`ppo_trunk` and `ppo4_trunk` are not the same models: beside TRL's PPO of `ppo` and `ppo4` they set ours with the
-critic as a head on the policy (`roles: value_head`), which TRL lacks.
 TRL trains micro-batches of 8 and samples an update's answers in one batch; alignkit packs rows of `--token-budget`.
 
 Each run is a process. Its phases: generation is the call that samples; scoring is everything between it and the
@@ -62,12 +60,9 @@ class Work:
 
 
 GRPO = {"advantage": "grpo", "average": "completion", "kl": {"coef": 0.04, "placement": "loss", "estimator": "k3"}}
-TRUNK = {"roles": "value_head"}
 WORKS = {
     "ppo": Work(samples=1, kl=0.05),
     "ppo4": Work(samples=1, kl=0.05, epochs=4),
-    "ppo_trunk": Work(samples=1, kl=0.05, options=TRUNK),
-    "ppo4_trunk": Work(samples=1, kl=0.05, epochs=4, options=TRUNK),
     "grpo": Work(samples=8, kl=0.04, options=GRPO),
     "rloo": Work(samples=4, kl=0.05, options={"advantage": "rloo"}),
 }

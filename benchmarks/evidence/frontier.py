@@ -16,6 +16,8 @@ from chain import Options, options_of, publish, row_of, run_chain, seconds_of, w
 from frontier_report import Frontier, picture, tables
 from pool import best_of_n, compared, sampled, scores
 
+from alignkit.report.read import Stage
+
 EOS = "</s>"
 GOLD = {"kind": "lexicon"}
 TOKENS = 16  # of a continuation at most
@@ -68,18 +70,23 @@ def one_seed(options: Options, seed: int) -> dict[str, Any]:
     policies = {**on_rewards(model, files, size), **on_pairs(model, files, size)}
     chain = {**proxy(model, files), **policies, "evaluate": evaluation(model, list(policies), files, size)}
     runs = run_chain(folder, "frontier", seed, chain)
-    gold = scores(GOLD, sampled(Path(model), held_out, size["samples"], seed, TOKENS, eos=EOS))
+    found = judged(runs, list(policies), model, held_out, size, seed)
+    return found | {"reward_accuracy": runs["reward"].record.metrics.get("held_out/accuracy")}
+
+
+def judged(
+    runs: dict[str, Stage], names: list[str], model: str, asked: list[str], size: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """The policies that `runs["evaluate"]` judged on the openings `asked`, beside their frontier and best-of-n."""
+    gold = scores(GOLD, sampled(Path(model), asked, size["samples"], seed, TOKENS, eos=EOS))
     gold = gold.reshape(size["prompts"], size["samples"])
     frontier = Frontier.of(gold, seed)
-    points = {
-        name: {metric: row_of(runs["evaluate"], name, metric) for metric in ("reward", "kl")} for name in policies
-    }
+    points = {name: {metric: row_of(runs["evaluate"], name, metric) for metric in ("reward", "kl")} for name in names}
     return {
         "seed": seed,
         "frontier": frontier.rows(),
         "policies": {name: {**point, **frontier.beside(point)} for name, point in points.items()},
         "best_of_n": [(d * d, value) for d, value in best_of_n(gold, gold, NS)],
-        "reward_accuracy": runs["reward"].record.metrics.get("held_out/accuracy"),
         "seconds": seconds_of(runs.values()),
     }
 

@@ -11,12 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from chain import options_of, publish, row_of, run_chain, seconds_of, write_rows
-from frontier import ARGUMENTS, EOS, GOLD, SHARPNESS, TOKENS, Chain, as_prompts, evaluation, opened, openings
-from frontier_report import Frontier, picture, tables
-from pool import best_of_n, sampled, scores
+from chain import options_of, publish, run_chain, write_rows
+from frontier import (
+    ARGUMENTS,
+    EOS,
+    GOLD,
+    SHARPNESS,
+    TOKENS,
+    Chain,
+    as_prompts,
+    evaluation,
+    judged,
+    on_pairs,
+    on_rewards,
+    openings,
+)
+from frontier_report import picture, tables
+from pool import sampled, scores
 
-NS = (2, 4, 8, 16, 32, 64)
 PART = 2_400
 """Openings that are continued at once."""
 
@@ -49,26 +61,14 @@ def sizes(quick: bool) -> dict[str, Any]:
 def one_seed(folder: Path, model: str, stories: Path, size: dict[str, Any], seed: int) -> dict[str, Any]:
     """Frontier, policies and best-of-n with one seed."""
     own, _ = openings(stories, seed, size["prompts"])
-    files = {"held_out": write_rows(folder / "data/openings.jsonl", as_prompts(own))}
-    rankings = folder / "data/rankings.jsonl"
+    asked, rankings = write_rows(folder / "data/openings.jsonl", as_prompts(own)), folder / "data/rankings.jsonl"
+    files = {"train": asked, "held_out": asked, "pairs": str(rankings)}
     if not rankings.is_file():
         write_rows(rankings, ranked(Path(model), own, size, seed))
-    policies = {**ppo(model, files["held_out"], size), **dpo(model, str(rankings), size)}
+    policies = {**ppo(model, files, size), **dpo(model, files, size)}
     chain = {**policies, "evaluate": evaluation(model, list(policies), files, size)}
     runs = run_chain(folder, "frontier_own", seed, chain)
-    gold = scores(GOLD, sampled(Path(model), own, size["samples"], seed, TOKENS, eos=EOS))
-    gold = gold.reshape(size["prompts"], size["samples"])
-    frontier = Frontier.of(gold, seed)
-    points = {
-        name: {metric: row_of(runs["evaluate"], name, metric) for metric in ("reward", "kl")} for name in policies
-    }
-    return {
-        "seed": seed,
-        "frontier": frontier.rows(),
-        "policies": {name: {**point, **frontier.beside(point)} for name, point in points.items()},
-        "best_of_n": [(d * d, value) for d, value in best_of_n(gold, gold, NS)],
-        "seconds": seconds_of(runs.values()),
-    }
+    return judged(runs, list(policies), model, own, size, seed)
 
 
 def ranked(model: Path, own: list[str], size: dict[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -81,46 +81,25 @@ def ranked(model: Path, own: list[str], size: dict[str, Any], seed: int) -> list
         ranks = 1 + (-worth.reshape(len(asked), -1)).argsort(1).argsort(1)
         texts = np.array([one.response.content for one in completions], dtype=object).reshape(ranks.shape)
         for opening, said, rank in zip(asked, texts, ranks, strict=True):
-            prompt, responses = (
-                [{"role": "user", "content": opening}],
-                [[{"role": "assistant", "content": t}] for t in said],
-            )
+            prompt = [{"role": "user", "content": opening}]
+            responses = [[{"role": "assistant", "content": text}] for text in said]
             rows.append({"prompt": prompt, "responses": responses, "ranks": rank.tolist()})
     return rows
 
 
-def ppo(model: str, prompts: str, size: dict[str, Any]) -> Chain:
+def ppo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     """PPO on gold for each β."""
-    return {
-        f"ppo-gold-{beta:g}".replace(".", "_"): {
-            "stage": "ppo",
-            "model": opened(model),
-            "data": {"path": prompts, "validation": 0, "max_length": 128},
-            "train": {"learning_rate": 4e-4, "batch_size": size["batch"], "steps": size["updates"]},
-            "reward": GOLD,
-            "critic": {"init": "zero"},
-            "kl": {"coef": beta},
-            "ppo_epochs": 1,
-            "missing_eos": {"rule": "keep"},
-            "max_new_tokens": TOKENS,
-        }
-        for beta in size["betas"]
-    }
+    train = {"learning_rate": 4e-4, "batch_size": size["batch"], "steps": size["updates"]}
+    gold = {name: stage for name, stage in on_rewards(model, files, size).items() if name.startswith("ppo-gold")}
+    return {name: stage | {"train": train, "ppo_epochs": 1} for name, stage in gold.items()}
 
 
-def dpo(model: str, rankings: str, size: dict[str, Any]) -> Chain:
+def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     """DPO on the rankings for each β."""
-    return {
-        f"dpo-{beta:g}".replace(".", "_"): {
-            "stage": "dpo",
-            "model": opened(model),
-            "data": {"path": rankings, "validation": 0.01, "max_length": 128},
-            "train": {"learning_rate": 4e-4, "batch_size": 32, "epochs": 1},
-            "loss": "plackett_luce",
-            "beta": SHARPNESS * beta,
-        }
-        for beta in size["betas"]
-    }
+    data = {"path": files["pairs"], "validation": 0.01, "max_length": 128}
+    train = {"learning_rate": 4e-4, "batch_size": 32, "epochs": 1}
+    changes = {"data": data, "train": train, "loss": "plackett_luce"}
+    return {name: stage | changes for name, stage in on_pairs(model, files, size).items()}
 
 
 if __name__ == "__main__":
