@@ -4,21 +4,14 @@ import hashlib
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignkit.config import InputError
-
-PACKAGES = ("alignkit", "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
 
 
 class RunRecord(BaseModel):
@@ -152,52 +145,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list) else value
-
-
-# ------------------------------------------------------------------------------------------------------ provenance
-
-
-def now() -> str:
-    """The time, ISO 8601, UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def installed_versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide results, without importing any of them."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def alignkit_commit() -> dict[str, Any] | None:
-    """The commit of the alignkit in use and whether files changed since; None outside a repository."""
-
-    def ask(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def hardware() -> dict[str, Any]:
-    """The machine, its processors, and its accelerators where torch is loaded and sees any."""
-    found: dict[str, Any] = {"machine": platform.machine(), "cpu_maker": cpu_maker(), "cpus": os.cpu_count()}
-    found["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        found["accelerators"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return found
-
-
-def cpu_maker() -> str | None:
-    """Who made the processors, as Linux says it ("GenuineIntel", "AuthenticAMD"); None where it does not."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), None)

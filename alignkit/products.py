@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from alignkit.lineage import cpu_maker
+from alignkit.provenance import cpu_maker
 
 # Multiplications, over all like layers of a model, from which oneDNN is the faster one: about 2 ms of MKL's time. Each
 # new shape costs it .3 to .8 ms, once for all of them.

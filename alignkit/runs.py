@@ -11,20 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from alignkit.config import Config, InputError
-from alignkit.lineage import (
-    RunRecord,
-    alignkit_commit,
-    atomic_write,
-    finite,
-    hardware,
-    installed_versions,
-    now,
-    read_record,
-    sha256_file,
-    sync,
-    write_record,
-)
+from alignkit.lineage import RunRecord, atomic_write, finite, read_record, sha256_file, sync, write_record
 from alignkit.options.shared import RuntimeOptions
+from alignkit.provenance import alignkit_commit, hardware, installed_versions, now
 
 __all__ = [
     "Run",

@@ -14,7 +14,6 @@ defaults (checkpointing on) are run once, the rest in every round.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,12 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from alignkit.lineage import alignkit_commit, cpu_maker
+from alignkit.provenance import provenance
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -225,14 +222,6 @@ def child(stage: str, variant: str, folder: Path) -> None:
     print("FIGURES " + json.dumps(figures | {"memory": peak_memory()}))
 
 
-def machine() -> str:
-    """Architecture, maker of the CPU, its vector instructions as torch uses them, and cores."""
-    import torch  # noqa: PLC0415
-
-    vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()}, {cpu_maker()}, {vectors}, {os.cpu_count()} cores"
-
-
 def peak_memory() -> int:
     """Bytes: the largest that CUDA's allocations were, or this process."""
     import torch  # noqa: PLC0415
@@ -259,9 +248,8 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp())
     make_inputs(arguments.data, arguments.rows, folder)
-    packages = ("torch", "transformers", "trl", "accelerate")
-    print(f"{machine()};", end=" ")
-    print(", ".join(f"{name} {version(name)}" for name in packages))
+    made_by = provenance("torch", "transformers", "trl", "accelerate")
+    print(made_by)
     tokens = json.loads((folder / "tokens.json").read_text())
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for stage in arguments.stages:
@@ -273,12 +261,8 @@ def main() -> None:
                     results[stage][variant].append(spawned(__file__, stage, variant, folder))
         _print_table(stage, results[stage], arguments.rows, tokens[stage])
         if arguments.json:
-            versions = {name: version(name) for name in packages}
             found = {
-                "date": date.today().isoformat(),
-                "alignkit": alignkit_commit(),
-                "machine": machine(),
-                "versions": versions,
+                **made_by,
                 "data": arguments.data.name if arguments.data else "the built-in world",
                 "rows": arguments.rows,
                 "tokens": tokens,

@@ -11,7 +11,6 @@ address, lines of a menu.
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -19,14 +18,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from alignkit.data.stream import entries_of
-from alignkit.lineage import alignkit_commit, atomic_write, now, replacing
+from alignkit.lineage import atomic_write, replacing
+from alignkit.provenance import provenance
 from alignkit.records import Document
 
 SIZE = 3000
@@ -63,14 +62,8 @@ def main() -> None:
                 {name: value for name, value in result.items() if name not in ("tags", "changed", "masked")},
                 flush=True,
             )
-        written = {
-            "date": now()[:10],
-            "alignkit": alignkit_commit(),
-            "machine": f"{platform.machine()}, {cores} cores",
-            "versions": {name: version(name) for name in ("datatrove", "spacy", "ftfy", "phonenumbers")},
-            "documents": len(base),
-            "results": results,
-        }
+        made_by = provenance("datatrove", "spacy", "ftfy", "phonenumbers")
+        written = {**made_by, "documents": len(base), "results": results}
         atomic_write(given.out / "corpus.json", json.dumps(written, indent=1) + "\n")
 
 

@@ -24,15 +24,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from against_trl import machine, make_inputs, peak_memory, spawned
+from against_trl import make_inputs, peak_memory, spawned
 
-from alignkit.lineage import alignkit_commit
+from alignkit.provenance import provenance
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -304,8 +302,8 @@ def main() -> None:
     works = [name for name in arguments.works if arguments.trl_ppo or not name.startswith("ppo")]
     folder = Path(tempfile.mkdtemp())
     make_prompts(arguments.data, arguments.updates * BATCH, folder)
-    versions = {name: version(name) for name in ("torch", "transformers", "trl", "accelerate")}
-    print(f"{machine()}; {versions}; prompts of {statistics.mean(len(r['ids']) for r in _rows(folder)):.0f} tokens")
+    made_by = provenance("torch", "transformers", "trl", "accelerate")
+    print(f"{made_by}; prompts of {statistics.mean(len(r['ids']) for r in _rows(folder)):.0f} tokens")
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name in works:
         results[name] = {"alignkit": [], "trl": []}
@@ -317,10 +315,7 @@ def main() -> None:
         _print_table(name, results[name], arguments.updates * BATCH)
         if arguments.json:
             found = {
-                "date": date.today().isoformat(),
-                "alignkit": alignkit_commit(),
-                "machine": machine(),
-                "versions": versions,
+                **made_by,
                 "data": arguments.data.name if arguments.data else "the built-in world",
                 "episodes": arguments.updates * BATCH,
                 "token_budget": arguments.token_budget,

@@ -20,20 +20,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"
-from against_trl import machine, spawned
+from against_trl import spawned
 from online_against_trl import PROMPT, make_prompts
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from vllm_real import running
 
-from alignkit.lineage import alignkit_commit
+from alignkit.provenance import provenance
 
 SERVER, TRAINER = 0, 1
 """The cores."""
@@ -117,9 +115,9 @@ def main() -> None:
     command = start_command(load_policy(ModelOptions(path=str(folder), lora=LoraOptions(r=LORA))), bf16=False)
     runs: dict[str, list[dict[str, Any]]] = {"ahead 0": [], "ahead 1": []}
     said = subprocess.run([arguments.vllm, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
-    versions = {name: version(name) for name in ("torch", "transformers", "accelerate")} | {"vllm": said}
+    made_by = provenance("torch", "transformers", "accelerate") | {"vllm": said}
     with running(arguments.vllm, command, folder / "server.log", core=SERVER) as url:
-        print(f"{machine()}; {versions}", flush=True)
+        print(made_by, flush=True)
         for _ in range(arguments.rounds):
             for name, found in runs.items():
                 found.append(spawned(__file__, name[-1], arguments.updates, json.dumps(work), url, folder))
@@ -128,10 +126,8 @@ def main() -> None:
     print(json.dumps(summary, indent=1))
     if arguments.json:
         found = {
-            "date": date.today().isoformat(),
-            "alignkit": alignkit_commit(),
-            "machine": f"{machine()}; the server on one core, the trainer on another",
-            "versions": versions,
+            **made_by,
+            "cores": "the server on one, the trainer on another",
             "data": arguments.data.name if arguments.data else "the built-in world",
             "model": f"Qwen3 of 6.8 M parameters, random weights; adapters of rank {LORA}",
             "work": work | {"prompt": f"at most {PROMPT} tokens", "updates": arguments.updates},

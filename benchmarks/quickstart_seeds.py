@@ -8,16 +8,14 @@ end of the seeds' own 95 % intervals (bootstrap over 400 held-out prompts).
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from alignkit.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"pretrain": "base", "sft": "SFT", "dpo": "DPO", "ppo": "PPO"}
@@ -50,9 +48,7 @@ def main() -> None:
     print(table)
     picture(cells, ROOT / "docs/quickstart.svg")
     found = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
+        **provenance("torch", "transformers", "accelerate"),
         "seeds": options.seeds,
         "rows": cells,
         "reward": rewards,

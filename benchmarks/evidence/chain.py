@@ -2,15 +2,11 @@
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alignkit.provenance import provenance
 from alignkit.report.read import Stage, read_stages
 
 ROOT = Path(__file__).parents[2]
@@ -105,12 +102,7 @@ def publish(
 
 def write_results(path: Path, options: Options, found: dict[str, Any]) -> None:
     """Write numbers with the machine and the versions that they were made with."""
-    made = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, CPU",
-        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate")},
-        "seeds": options.seeds,
-    }
+    made = {**provenance("torch", "transformers", "accelerate"), "seeds": options.seeds}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rounded({**made, **found}), indent=1) + "\n")
 
