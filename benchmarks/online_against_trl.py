@@ -3,7 +3,8 @@
     python -m pip install --no-deps --target FOLDER trl==1.12.0       (the last TRL whose PPO is kept up)
     python benchmarks/online_against_trl.py --trl-ppo FOLDER [--data FILE] [--works ppo ppo4 grpo rloo] [--rounds 3]
 
-Model and data are those of `against_trl.py`; critic and reward model have the policy's size. Prompts of at most 128
+Model and data are those of `against_trl.py`; critic and reward model have the policy's size. PPO of
+ours is also run with a critic on the policy's own trunk (`one trunk`), which TRL does not have. Prompts of at most 128
 tokens, each answered once in PPO, 8 times in GRPO, 4 times in RLOO; every answer is 48 tokens long on both sides; 32
 answers an update, one optimizer step in each pass over them, PPO with 1 pass and with 4 (`ppo4`). Float32, no
 activation checkpointing, temperature 1, equal KL coefficients, KL where TRL has it: in the reward (PPO, RLOO), in the
@@ -57,6 +58,7 @@ class Work:
     """Ours, besides."""
 
 
+ONE_TRUNK = "one trunk"
 GRPO = {"advantage": "grpo", "average": "completion", "kl": {"coef": 0.04, "placement": "loss", "estimator": "k3"}}
 WORKS = {
     "ppo": Work(samples=1, kl=0.05),
@@ -129,7 +131,12 @@ class Phases:
         return timed
 
 
-def run_ours(name: str, updates: int, token_budget: int, folder: Path) -> dict[str, Any]:
+def sides_of(name: str) -> list[str]:
+    """Who does a work, in the order of a round."""
+    return ["alignkit", *([ONE_TRUNK] if name.startswith("ppo") else []), "trl"]
+
+
+def run_ours(name: str, updates: int, token_budget: int, folder: Path, roles: str = "separate") -> dict[str, Any]:
     """The ppo stage's own updates; their phases are those that it logs."""
     from alignkit.actors import load_actors  # noqa: PLC0415
     from alignkit.config import build  # noqa: PLC0415
@@ -155,6 +162,7 @@ def run_ours(name: str, updates: int, token_budget: int, folder: Path) -> dict[s
         "max_new_tokens": ANSWER,
         "missing_eos": {"rule": "keep"},
         "ppo_epochs": work.epochs,
+        "roles": roles,
     }
     config = build(PpoConfig, settings | work.options, "")
     runtime = RuntimeOptions(token_budget=token_budget, trackers=[])
@@ -277,7 +285,11 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 def child(name: str, side: str, updates: int, token_budget: int, folder: Path) -> None:
     """Run one side of one work and print its figures."""
-    figures = run_ours(name, updates, token_budget, folder) if side == "alignkit" else run_trl(name, updates, folder)
+    if side == "trl":
+        figures = run_trl(name, updates, folder)
+    else:
+        roles = "value_head" if side == ONE_TRUNK else "separate"
+        figures = run_ours(name, updates, token_budget, folder, roles)
     figures["seconds"] = sum(figures[phase] for phase in PHASES)
     figures["training"] = figures["scoring"] + figures["update"]
     print("FIGURES " + json.dumps(figures | {"memory": peak_memory()}))
@@ -306,7 +318,7 @@ def main() -> None:
     print(f"{made_by}; prompts of {statistics.mean(len(r['ids']) for r in _rows(folder)):.0f} tokens")
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name in works:
-        results[name] = {"alignkit": [], "trl": []}
+        results[name] = {side: [] for side in sides_of(name)}
         for _ in range(arguments.rounds):
             for side, runs in results[name].items():
                 first = arguments.trl_ppo if side == "trl" and name.startswith("ppo") else None
@@ -333,8 +345,10 @@ def _print_table(name: str, sides: dict[str, list[dict[str, Any]]], episodes: in
     for side, m in medians.items():
         shown = [m[key] / 1e6 if key in columns[-2:] else m[key] for key in columns]
         print(f"{side:14s} {episodes / m['seconds']:10.2f} " + "".join(f"{value:14.2f}" for value in shown))
-    ratios = [medians["trl"][key] / medians["alignkit"][key] for key in columns]
-    print(f"{'TRL / ours':14s} {'':10s} " + "".join(f"{ratio:14.2f}" for ratio in ratios), flush=True)
+    theirs = medians.pop("trl")
+    for side, m in medians.items():
+        ratios = "".join(f"{theirs[key] / m[key]:14.2f}" for key in columns)
+        print(f"{'TRL / ' + side:25s} {ratios}", flush=True)
 
 
 if __name__ == "__main__":
