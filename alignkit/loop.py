@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from alignkit.accumulate import evaluate_chunks, evaluate_objective
 from alignkit.agreement import count_chunks
 from alignkit.batches import CHUNK, Chunks, Example, rows_of, seed_of, total_steps
-from alignkit.checkpoint import copy_parameters, copy_tensors, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.best import Best
+from alignkit.checkpoint import copy_tensors, load_checkpoint, save_checkpoint
 from alignkit.mixture import Mixture, epochs_of, in_memory
 from alignkit.objective import NonFiniteLoss, Objective, Sums
 from alignkit.optimize import (
@@ -72,18 +73,6 @@ class Follower:
     """Called after each optimizer step with its number, from 1 on."""
     tensors: Mapping[str, Tensor]
     """All of it that changes: kept in checkpoints, and copied back in place."""
-
-
-@dataclass
-class _State:
-    """What a resumed training must know besides parameters and optimizer; goes into the checkpoint's JSON."""
-
-    step: int = 0
-    best: float | None = None
-    """The lowest validation loss."""
-    stale: int = 0
-    """Validations since the best one."""
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def fit(
@@ -151,24 +140,25 @@ class _Training:
         self.held_out = Chunks(validation, max(1, size), *self.layout, keep=in_memory(validation))
         self.held_out_counts: dict[str, float] | None = None
         self.validates = len(validation) > 0
-        self.state = _State()
-        self.best: dict[str, Tensor] = {}
+        self.done = 0
+        """Optimizer steps made."""
+        self.best = Best(keeps=bool(options.patience))
         self.examples = self.tokens = 0
         self.seconds = 0.0
 
     def go(self) -> FitResult:
         self.resume()
         self.model.train()
-        if self.state.step == 0:
+        if self.done == 0:
             self.log(0, {"lost_updates": lost_updates(self.optimizer)})
             if self.validates:
                 self.validate()
         title = self.run.directory.name if self.run else "training"
         last: dict[str, float] = {}
         with progress(title, self.total, shown=self.main) as advance:
-            while self.state.step < self.total and not self.stopped():
+            while self.done < self.total and not self.best.worn(self.options.patience):
                 last = self.step()
-                step = self.state.step
+                step = self.done
                 if step % self.runtime.log_every == 0 or step == self.total:
                     self.log(step, last)
                 advance(step, {"loss": last["loss"], "tokens/s": last["tokens_per_second"]})
@@ -176,25 +166,25 @@ class _Training:
                     self.validate()
                 if step % self.checkpoint_every == 0 and step < self.total:
                     self.checkpoint()
-        if self.options.patience and self.best:
-            copy_parameters(self.model, self.best, "the best validation")
+        if self.best.weights:
+            self.best.put_back(self.model)
         return self.result(last)
 
     def step(self) -> dict[str, float]:
         """One optimizer step; returns what it logs."""
         started = time.perf_counter()
-        chosen = self.epochs.batch(self.state.step)
+        chosen = self.epochs.batch(self.done)
         rows = rows_of(self.train, *self.layout, chosen)
         # Dropout's numbers depend on the step alone, so that a resumed run needs no generator state.
-        set_seed(seed_of(self.seed, "step", self.state.step, self.accelerator.process_index))
-        factor = schedule_factor(self.options, self.state.step, self.total)
+        set_seed(seed_of(self.seed, "step", self.done, self.accelerator.process_index))
+        factor = schedule_factor(self.options, self.done, self.total)
         set_learning_rate(self.optimizer, factor)
-        with self.naming(f"step {self.state.step + 1} of {self.total}"):
+        with self.naming(f"step {self.done + 1} of {self.total}"):
             limit = self.options.max_grad_norm
             means = update(self.model, rows, self.objective, self.optimizer, self.accelerator, limit)
-        self.state.step += 1
+        self.done += 1
         if self.follower is not None:
-            self.follower.follow(self.state.step)
+            self.follower.follow(self.done)
         tokens = sum(len(batch.ids) for batch in rows)
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -209,20 +199,12 @@ class _Training:
         return self.runtime.token_budget, self.accelerator.process_index, self.accelerator.num_processes
 
     def validate(self) -> None:
-        with self.naming(f"validation after step {self.state.step}"):
+        with self.naming(f"validation after step {self.done}"):
             if self.held_out_counts is None and len(self.held_out) > 1:
                 self.held_out_counts = count_chunks(self.held_out, self.objective, self.accelerator)
             means = evaluate_chunks(self.model, self.held_out, self.objective, self.accelerator, self.held_out_counts)
-        self.log(self.state.step, {f"validation/{name}": value for name, value in means.items()})
-        if self.state.best is None or means["loss"] < self.state.best:
-            self.state.best, self.state.stale = means["loss"], 0
-            if self.options.patience:
-                parameters = trained_parameters(self.model)
-                self.best = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
-        else:
-            self.state.stale += 1
-        if not self.options.patience or self.state.stale == 0:
-            self.state.metrics = means
+        self.log(self.done, {f"validation/{name}": value for name, value in means.items()})
+        self.best.see(self.model, -means["loss"], means)
 
     @contextmanager
     def naming(self, place: str) -> Iterator[None]:
@@ -237,29 +219,28 @@ class _Training:
                 "and look for broken values in the data"
             ) from error
 
-    def stopped(self) -> bool:
-        return self.options.patience is not None and self.state.stale >= self.options.patience
-
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.run is not None:
             self.run.log(step, metrics)
 
     def checkpoint(self) -> None:
         if self.run is not None and self.main:
-            extra: dict[str, Mapping[str, Tensor]] = {"best": self.best} if self.best else {}
+            extra: dict[str, Mapping[str, Tensor]] = {"best": self.best.weights} if self.best.weights else {}
             if self.follower is not None:
                 extra["follower"] = self.follower.tensors
-            with self.run.checkpoint_dir(self.state.step, self.options.keep_checkpoints) as folder:
-                save_checkpoint(folder, self.model, self.optimizer, asdict(self.state), extra)
+            with self.run.checkpoint_dir(self.done, self.options.keep_checkpoints) as folder:
+                state = {"step": self.done, "best": self.best.numbers()}
+                save_checkpoint(folder, self.model, self.optimizer, state, extra)
 
     def resume(self) -> None:
         folder = self.run.latest_checkpoint() if self.run else None
         if self.run is not None and folder is not None:
             values, tensors = load_checkpoint(folder, self.model, self.optimizer)
-            self.state, self.best = _State(**values), tensors.get("best", {})
+            self.done = values["step"]
+            self.best.restore(values["best"], tensors.get("best", {}))
             if self.follower is not None:
                 copy_tensors(self.follower.tensors, tensors.get("follower", {}), str(folder))
-            self.run.truncate(self.state.step)
+            self.run.truncate(self.done)
         self.accelerator.wait_for_everyone()
 
     def result(self, last: dict[str, float]) -> FitResult:
@@ -267,8 +248,8 @@ class _Training:
         gathered: Any = self.accelerator.gather(numbers.to(self.accelerator.device).unsqueeze(0))
         seconds = max(self.seconds, 1e-9)
         return FitResult(
-            metrics=self.state.metrics or last,
-            steps=self.state.step,
+            metrics=self.best.metrics or last,
+            steps=self.done,
             throughput={
                 "examples_per_second": self.examples / seconds,
                 "tokens_per_second": float(gathered[:, 0].sum()) / seconds,

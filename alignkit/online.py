@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alignkit.checkpoint import copy_parameters, load_checkpoint, save_checkpoint, trained_parameters
+from alignkit.best import Best
+from alignkit.checkpoint import load_checkpoint, save_checkpoint
 from alignkit.generate import EngineFailure
 from alignkit.guard import Breach, breaches, fallen
 from alignkit.optimize import lost_updates
@@ -51,14 +52,10 @@ class Online:
 @dataclass
 class _State:
     update: int = 0
-    best: float = -math.inf
-    stale: int = 0
-    """Validations since the best one."""
     ended: str = ""
     """How the guard ended the run, if it did."""
     due: bool = False
     """Whether the validation after this update is still to be made."""
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
     memory: dict[str, float] = field(default_factory=dict[str, float])
     kept: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -90,9 +87,9 @@ class _Loop:
         self.checkpoint_every = options.checkpoint_every or self.evaluate_every
         self.model = next(iter(online.models.values()))[0]
         self.guard = online.guard
-        self.keeps_best = bool(options.patience) or (online.guard is not None and online.guard.rolls_back())
+        rolls_back = online.guard is not None and online.guard.rolls_back()
+        self.best = Best(keeps=bool(options.patience) or rolls_back)
         self.state = _State()
-        self.best: dict[str, Tensor] = {}
         self.latest: dict[str, float] = {}
         self.seconds = self.tokens = 0.0
         self.updates = 0
@@ -121,10 +118,10 @@ class _Loop:
                     self.validate()
                 if number % self.checkpoint_every == 0 and number < self.total:
                     self.checkpoint()
-        metrics = self.latest or self.state.metrics
-        if self.best and (self.state.ended == "roll_back" or (self.options.patience and not self.state.ended)):
-            copy_parameters(self.model, self.best, "the best validation")
-            metrics = self.state.metrics
+        metrics = self.latest or self.best.metrics
+        if self.best.weights and (self.state.ended == "roll_back" or (self.options.patience and not self.state.ended)):
+            self.best.put_back(self.model)
+            metrics = self.best.metrics
         ended = {"guard/ended_at": float(self.state.update)} if self.state.ended else {}
         return self.finish({**(metrics or last), **ended})
 
@@ -162,19 +159,11 @@ class _Loop:
         self.state.due = False
         self.latest = metrics
         self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
-        if self.guard is not None and (breach := fallen(self.guard, objective, self.state.best)):
+        if self.guard is not None and (breach := fallen(self.guard, objective, self.best.objective)):
             self.heed([breach])
         if self.state.ended:
             return  # what crossed a bound is nobody's best
-        if objective > self.state.best:
-            self.state.best, self.state.stale = objective, 0
-            if self.keeps_best:
-                own = trained_parameters(self.model)
-                self.best = {name: p.detach().to("cpu", copy=True) for name, p in own.items()}
-        else:
-            self.state.stale += 1
-        if not self.keeps_best or self.state.stale == 0:
-            self.state.metrics = metrics
+        self.best.see(self.model, objective, metrics)
 
     def heed(self, found: list[Breach]) -> None:
         """Say what the guard found, and end the run where it says so."""
@@ -186,22 +175,21 @@ class _Loop:
                 self.state.ended = breach.then
 
     def stopped(self) -> bool:
-        worn = self.options.patience is not None and self.state.stale >= self.options.patience
-        return worn or bool(self.state.ended)
+        return self.best.worn(self.options.patience) or bool(self.state.ended)
 
     def checkpoint(self) -> None:
         """Everything that changes: the models, their optimizers, the position, and what the algorithm remembers."""
         if not self.accelerator.is_main_process:
             return
         self.state.memory = dict(self.online.memory)
-        extra = {"best": self.best} if self.best else {}
+        extra = {"best": self.best.weights} if self.best.weights else {}
         if self.online.keep is not None:
             self.state.kept, tensors = self.online.keep()
             extra |= {"kept": tensors} if tensors else {}
         with self.run.checkpoint_dir(self.state.update, self.options.keep_checkpoints) as folder:
             for name, (model, optimizer) in self.online.models.items():
                 (folder / name).mkdir()
-                state = asdict(self.state) if model is self.model else {}
+                state = {**asdict(self.state), "best": self.best.numbers()} if model is self.model else {}
                 save_checkpoint(folder / name, model, optimizer, state, extra if model is self.model else {})
 
     def resume(self) -> None:
@@ -210,7 +198,8 @@ class _Loop:
             for name, (model, optimizer) in self.online.models.items():
                 state, tensors = load_checkpoint(folder / name, model, optimizer)
                 if model is self.model:
-                    self.state, self.best = _State(**state), tensors.get("best", {})
+                    self.best.restore(state.pop("best"), tensors.get("best", {}))
+                    self.state = _State(**state)
                     if self.online.restore is not None:
                         self.online.restore(self.state.kept, tensors.get("kept", {}))
             self.online.memory.update(self.state.memory)
