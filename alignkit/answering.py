@@ -56,7 +56,7 @@ def drawn(config: SampleConfig, model: ModelOptions, runtime: RuntimeOptions, ru
 
 
 def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
-    """The responses of the data itself, as completions that have ended; nothing is tokenized. Raises InputError."""
+    """The responses of the data itself, as completions; nothing is tokenized. Raises InputError."""
     accelerator = make_accelerator(runtime)
     found, _, sources = load_data(config.data, Candidates, config.seed)
     run.add_data(sources)
@@ -71,6 +71,7 @@ def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
                     turns=said[:-1],
                     tools=asked.tools,
                     columns=asked.columns,
+                    finished=said[-1].finished,
                 )
                 for said in found[n].responses
             ]

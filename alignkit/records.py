@@ -40,6 +40,8 @@ class Message(Record):
     """The call that a tool message answers."""
     weight: float = Field(default=1.0, ge=0.0)
     """Weight of this turn in training; only assistant turns are ever trained. 0: context only."""
+    finished: bool = True
+    """False where a length limit cut this turn off: training then leaves out the end-of-turn token after it."""
 
     @field_validator("reasoning", "tool_calls")
     @classmethod

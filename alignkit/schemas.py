@@ -45,6 +45,7 @@ EXAMPLES: dict[type[Record], Record] = {
         name="look",
         tool_call_id="call-1",
         weight=1.0,
+        finished=True,
     ),
     Document: Document(text="Anna has a red house.", id="house-1", source="houses.txt"),
     Demonstration: Demonstration(

@@ -20,8 +20,6 @@ class Candidate:
     response: Messages
     """One or more turns that end with the assistant's."""
     score: float
-    finished: bool = True
-    """False where the length limit cut it."""
     parts: dict[str, float] = field(default_factory=dict[str, float])
     """What the score is made of, by name."""
 
@@ -50,8 +48,8 @@ def row_of(completion: Completion) -> Row:
 
 def candidate_of(row: Row, score: float, parts: dict[str, float] | None = None) -> Candidate:
     """The answer of such a row."""
-    response = tuple(Message.model_validate(turn) for turn in row["response"])
-    return Candidate(response, score, row["finished"], parts or {})
+    *turns, last = (Message.model_validate(turn) for turn in row["response"])
+    return Candidate((*turns, last.model_copy(update={"finished": row["finished"]})), score, parts or {})
 
 
 def mean_counts(rows: Sequence[Row]) -> dict[str, float]:
@@ -104,7 +102,7 @@ def select(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig
     """
     if not candidates:  # the reward failed on every answer
         return Selection((), (), "failed")
-    finished = [one for one in candidates if one.finished or config.unfinished == "keep"]
+    finished = [one for one in candidates if one.response[-1].finished or config.unfinished == "keep"]
     if not finished:
         return Selection((), (), "unfinished")
     different = _merged(finished)
@@ -132,7 +130,7 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Equal answers as one, in the place of the first; a reward that is not sure of itself gave it a mean score."""
     alike: list[list[Candidate]] = []
     for one in candidates:
-        group = next((group for group in alike if group[0].response == one.response), None)
+        group = next((group for group in alike if _said(group[0]) == _said(one)), None)
         if group is None:
             alike.append([one])
         else:
@@ -141,6 +139,11 @@ def _merged(candidates: Sequence[Candidate]) -> list[Candidate]:
         group[0] if len(group) == 1 else replace(group[0], score=math.fsum(one.score for one in group) / len(group))
         for group in alike
     ]
+
+
+def _said(one: Candidate) -> Messages:
+    """The answer, wherever it was cut off."""
+    return (*one.response[:-1], one.response[-1].model_copy(update={"finished": True}))
 
 
 def _best(prompt: Prompt, candidates: Sequence[Candidate], config: SampleConfig) -> Selection:

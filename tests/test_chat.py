@@ -75,6 +75,18 @@ def test_weights_choose_what_is_trained() -> None:
         format.turns_of([(messages, None), (silent, None)])
 
 
+def test_an_answer_that_was_cut_off_does_not_train_its_end() -> None:
+    format = chatml()
+    messages = say("How is it?", "It rains.", "And now?", "It is sun")
+    cut = [*messages[:3], messages[3].model_copy(update={"finished": False})]
+    whole, part = format.turns(messages), format.turns(cut)
+    assert [one.ids for one in part] == [one.ids for one in whole] and part[0] == whole[0]
+    assert format.tokenizer.decode(trained(part[1])) == "It is sun"
+    assert part[1].weights == [*whole[1].weights[:-1], 0.0]
+    continued = format.completion(cut[:1], cut[1:])
+    assert format.tokenizer.decode(trained(continued)) == "It rains.<|im_end|>It is sun"
+
+
 def test_many_equal_one_by_one() -> None:
     format = chatml()
     conversations = [(say(f"q{i % 3}", f"a{i}", "more", f"b{i}"), None) for i in range(7)]

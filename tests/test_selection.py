@@ -28,7 +28,7 @@ def config(write: str, **changes: Any) -> SampleConfig:
 
 def answers(*said: tuple[str, float], cut: tuple[int, ...] = ()) -> list[Candidate]:
     return [
-        Candidate((Message(role="assistant", content=text),), score, n not in cut)
+        Candidate((Message(role="assistant", content=text, finished=n not in cut),), score)
         for n, (text, score) in enumerate(said)
     ]
 
@@ -142,7 +142,13 @@ def test_below_the_minimum_nothing_is_left() -> None:
 def test_cut_answers_can_be_kept() -> None:
     given = answers(("a", 1.0), ("b", 2.0), cut=(1,))
     assert select(PROMPT, given, config("best")).used[0].response[-1].content == "a"
-    assert select(PROMPT, given, config("best", unfinished="keep")).used[0].response[-1].content == "b"
+    (kept,) = select(PROMPT, given, config("best", unfinished="keep")).records
+    assert isinstance(kept, Demonstration)
+    assert (kept.messages[-1].content, kept.messages[-1].finished) == ("b", False)
+    twice = answers(("a", 1.0), ("b", 2.0), ("b", 4.0), cut=(1,))
+    (pair,) = select(PROMPT, twice, config("pair", unfinished="keep")).records
+    assert isinstance(pair, Comparison)
+    assert (texts(pair), pair.margins) == (["b", "a"], (3.0, 1.0))  # one answer, however often, wherever it was cut
 
 
 @pytest.mark.parametrize(

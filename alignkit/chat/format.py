@@ -145,7 +145,8 @@ class ChatFormat:
         self, messages: Sequence[Message], tools: Tools = None, which: Literal["all", "last"] = "all"
     ) -> list[TokenSequence]:
         """One sequence per trained assistant turn (`Message.weight` not 0), all of them or the last: weight 0 on the
-        context, the message's weight on the answer with its end-of-turn token. Raises InputError where none is."""
+        context, the message's weight on the answer with its end-of-turn token, which has weight 0 where the message
+        is not finished. Raises InputError where none is trained."""
         return self.turns_of([(messages, tools)], which)[0]
 
     def turns_of(
@@ -153,7 +154,7 @@ class ChatFormat:
     ) -> list[list[TokenSequence]]:
         """`turns` of many at once. An error's number is the conversation's place in the list, from 1."""
         texts: list[tuple[str, str]] = []
-        places: list[tuple[int, float]] = []
+        places: list[tuple[int, Message]] = []
         for number, (messages, tools) in enumerate(conversations, 1):
             with _numbered(number, len(conversations)):
                 chat = self.as_chat(messages)
@@ -163,12 +164,12 @@ class ChatFormat:
                     raise InputError("no assistant message with a weight above 0: there is nothing to train on")
                 for at in trained:
                     texts.append(self._turn(chat, at, tools))
-                    places.append((number - 1, messages[at].weight))
+                    places.append((number - 1, messages[at]))
         sequences: list[list[TokenSequence]] = [[] for _ in conversations]
-        for (number, weight), (context, answer) in zip(places, self._encode(texts), strict=True):
+        for (number, message), (context, answer) in zip(places, self._encode(texts), strict=True):
             with _numbered(number + 1, len(conversations)):
                 self._check_context(context)
-            weights = [0.0] * len(context) + [weight] * len(answer)
+            weights = [0.0] * len(context) + _weights(answer, message.weight, message.finished)
             sequences[number].append(TokenSequence(context + answer, weights))
         return sequences
 
@@ -176,34 +177,36 @@ class ChatFormat:
         self, prompt: Sequence[Message], continuation: Sequence[Message], tools: Tools = None
     ) -> TokenSequence:
         """One sequence for a prompt and what follows it, which ends in an assistant message: weight 1 on the answers
-        of the continuation, each with its end-of-turn token, weight 0 on all else. Raises InputError."""
+        of the continuation, each with its end-of-turn token where it is finished, weight 0 on all else. Raises
+        InputError."""
         return self.completions([(prompt, continuation, tools)])[0]
 
     def completions(self, items: Sequence[tuple[Sequence[Message], Sequence[Message], Tools]]) -> list[TokenSequence]:
         """`completion` of many at once. Where the template prints an earlier answer of a continuation differently
         once the conversation goes on, that answer has weight 0 and is counted as unextended_turns."""
         texts: list[tuple[str, str]] = []
-        places: list[int] = []
+        finished: list[list[bool]] = []
         for number, (prompt, continuation, tools) in enumerate(items, 1):
             with _numbered(number, len(items)):
                 if not continuation or continuation[-1].role != "assistant":
                     raise InputError("a response must end in an assistant message")
-                chat = self.as_chat([*prompt, *continuation])
+                messages = [*prompt, *continuation]
+                chat = self.as_chat(messages)
                 answers = [i for i in range(len(prompt), len(chat)) if chat[i]["role"] == "assistant"]
                 texts += [self._turn(chat, at, tools) for at in answers]
-                places.append(len(answers))
+                finished.append([messages[at].finished for at in answers])
         encoded = iter(self._encode(texts))
         sequences: list[TokenSequence] = []
-        for number, answers in enumerate(places, 1):
-            turns = [next(encoded) for _ in range(answers)]
+        for number, ended in enumerate(finished, 1):
+            turns = [next(encoded) for _ in ended]
             ids = turns[-1][0] + turns[-1][1]
             with _numbered(number, len(items)):
                 self._check_context(turns[-1][0])
             weights = [0.0] * len(ids)
-            for context, answer in turns:
+            for (context, answer), whole in zip(turns, ended, strict=True):
                 start, end = len(context), len(context) + len(answer)
                 if ids[:end] == context + answer:
-                    weights[start:end] = [1.0] * len(answer)
+                    weights[start:end] = _weights(answer, 1.0, whole)
                 else:
                     self.counts["unextended_turns"] += 1
             sequences.append(TokenSequence(ids, weights))
@@ -293,6 +296,11 @@ class ChatFormat:
         self.counts["sequences"] += len(texts)
         self.counts["merged_boundaries"] += self.encoder.merged(texts)
         return list(zip(self.encoder.encode(before), answers, strict=True))
+
+
+def _weights(answer: Sequence[int], weight: float, finished: bool) -> list[float]:
+    """Of an answer's tokens, the last of which ends the turn: who was cut off did not choose it."""
+    return [weight] * (len(answer) - 1) + [weight if finished else 0.0]
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class SampleConfig(AnsweringConfig):
         counts_tokens = self.reward is not None and any(leaf.rule == "length" for leaf in self.reward.leaves())
         if self.model is None and counts_tokens:
             raise ValueError(f"reward.rule: length counts the tokens that a model drew, and there are none {GIVEN}")
-        drawing = ("samples", "max_new_tokens", "min_new_tokens", "temperature", "unfinished", "environment")
+        drawing = ("samples", "max_new_tokens", "min_new_tokens", "temperature", "environment")
         self.only_with(self.model is not None, GIVEN, *drawing)
         self.data.only_with(self.model is not None, GIVEN, "max_length", "over_long")
 

@@ -159,7 +159,8 @@ class AnsweringConfig(Config):
     """The prompts: all of them, `validation` has no meaning here. data.max_length bounds the whole conversation;
     prompts without room for it are an error, or with `over_long: skip` left out."""
     unfinished: Literal["drop", "keep"] = "drop"
-    """Answers that max_new_tokens cut off: left out, or taken as if they had ended there."""
+    """Answers that were cut off: left out, or kept with `finished` false, so that training on them leaves out the
+    end-of-turn token that they lack."""
     max_new_tokens: int = Field(default=64, ge=1)
     """The longest answer, in tokens, its end token included."""
     temperature: float = Field(default=1.0, ge=0.0)

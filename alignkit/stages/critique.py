@@ -80,7 +80,10 @@ def revised(
     it. A turn that says nothing or calls a tool, and one that was cut off unless `keep_unfinished`, ends its
     conversation.
     """
-    rows: list[Row] = [{"answer": None, "rounds": [], "dropped": None, "tokens": 0} for _ in prompts]
+    rows: list[Row] = [
+        {"answer": None, "finished": False, "rounds": [], "revision_finished": False, "dropped": None, "tokens": 0}
+        for _ in prompts
+    ]
 
     def turn(number: int, asked: dict[int, Messages]) -> dict[int, Message]:
         places = list(asked)
@@ -90,12 +93,13 @@ def revised(
             rows[place]["tokens"] += len(completion.ids)
             rows[place]["dropped"] = _fault(completion, keep_unfinished)
             if rows[place]["dropped"] is None:
-                said[place] = completion.response.model_copy(update={"reasoning": None})
+                ended = {"reasoning": None, "finished": completion.finished}
+                said[place] = completion.response.model_copy(update=ended)
         return said
 
     latest = turn(0, {place: prompt.messages for place, prompt in enumerate(prompts)})
     for place, answer in latest.items():
-        rows[place]["answer"] = answer.content
+        rows[place] |= {"answer": answer.content, "finished": answer.finished}
     for number in range(max(map(len, guidelines), default=0)):
         by = {place: guidelines[place][number] for place in latest}
         asked = {
@@ -108,6 +112,7 @@ def revised(
         for place, answer in latest.items():
             told = {"guideline": by[place].critique, "critique": critiques[place].content, "revision": answer.content}
             rows[place]["rounds"].append(told)
+            rows[place]["revision_finished"] = answer.finished
     return rows
 
 
@@ -131,10 +136,11 @@ def records_of(prompts: Sequence[Prompt], rows: Sequence[Row], config: CritiqueC
             continue
         columns = prompt.columns | {"critique": {"answer": row["answer"], "rounds": row["rounds"]}}
         common: dict[str, Any] = {"tools": prompt.tools, "id": prompt.id, "columns": columns}
-        first, last = (Message(role="assistant", content=text) for text in (row["answer"], _revision(row)))
+        first = Message(role="assistant", content=row["answer"], finished=row["finished"])
+        last = Message(role="assistant", content=_revision(row), finished=row["revision_finished"])
         if "demonstrations" in files:
             files["demonstrations"].append(demonstration(prompt, (last,), **common))
-        if "comparisons" in files and first != last:
+        if "comparisons" in files and first.content != last.content:
             both = Comparison(prompt=prompt.messages, responses=((last,), (first,)), ranks=(1, 2), **common)
             files["comparisons"].append(both)
     return files

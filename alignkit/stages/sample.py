@@ -169,7 +169,7 @@ def summary(
         **dropped_counts(chosen, skipped),
         "answers": asked,
         "answers/failed": asked - len(answers),
-        "answers/unfinished": sum(not one.finished for one in answers),
+        "answers/unfinished": sum(not one.response[-1].finished for one in answers),
     }
     if answers:
         result["score"] = fmean(one.score for one in answers)

@@ -27,7 +27,7 @@ from frontier import (
     openings,
 )
 from frontier_report import picture, tables
-from pool import sampled, scores
+from pool import said, sampled, scores
 
 PART = 2_400
 """Openings that are continued at once."""
@@ -79,10 +79,10 @@ def ranked(model: Path, own: list[str], size: dict[str, Any], seed: int) -> list
         completions = sampled(model, asked, size["ranked"], seed + 1000 + start, TOKENS, eos=EOS)
         worth = SHARPNESS * scores(GOLD, completions) + random.gumbel(size=len(completions))
         ranks = 1 + (-worth.reshape(len(asked), -1)).argsort(1).argsort(1)
-        texts = np.array([one.response.content for one in completions], dtype=object).reshape(ranks.shape)
-        for opening, said, rank in zip(asked, texts, ranks, strict=True):
+        for number, (opening, rank) in enumerate(zip(asked, ranks, strict=True)):
             prompt = [{"role": "user", "content": opening}]
-            responses = [[{"role": "assistant", "content": text}] for text in said]
+            drawn = completions[number * size["ranked"] : (number + 1) * size["ranked"]]
+            responses = [[said(one)] for one in drawn]
             rows.append({"prompt": prompt, "responses": responses, "ranks": rank.tolist()})
     return rows
 

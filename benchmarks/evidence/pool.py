@@ -47,16 +47,21 @@ def scores(source: dict[str, Any], completions: list[Completion]) -> Floats:
     return np.array(build_reward(build(RewardSource, source, "reward"))(completions).total)
 
 
+def said(completion: Completion) -> dict[str, Any]:
+    """The answer as a turn of a data file."""
+    return {"role": "assistant", "content": completion.response.content, "finished": completion.finished}
+
+
 def compared(completions: list[Completion], gold: Floats, seed: int) -> list[dict[str, Any]]:
     """Neighbours of one prompt as comparisons, the label drawn by Bradley and Terry's model of their gold scores."""
     random, rows = Random(seed), list[dict[str, Any]]()
     for n in range(0, len(completions) - 1, 2):
         first = random.random() < 1 / (1 + math.exp(gold[n + 1] - gold[n]))
-        texts = [one.response.content for one in completions[n : n + 2]]
+        pair = completions[n : n + 2]
         rows.append(
             {
                 "prompt": [{"role": "user", "content": completions[n].prompt[-1].content}],
-                "responses": [[{"role": "assistant", "content": text}] for text in texts],
+                "responses": [[said(one)] for one in pair],
                 "ranks": [1, 2] if first else [2, 1],
             }
         )

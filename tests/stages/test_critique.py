@@ -9,16 +9,17 @@ from sample_cases import PROMPTS, QUIET, critiquing, prepare, start, written
 
 from alignkit import chunks
 from alignkit.chat import ChatFormat
-from alignkit.config import InputError
+from alignkit.config import InputError, build
 from alignkit.data.read import read
 from alignkit.generate import rollout
 from alignkit.guidelines import Guideline, drawn, read_guidelines
 from alignkit.models import load_policy, load_tokenizer
+from alignkit.options.critique import CritiqueConfig
 from alignkit.options.shared import ModelOptions
 from alignkit.records import Comparison, Completion, Demonstration, Message, Prompt, ToolCall
 from alignkit.runs import read_metrics
 from alignkit.stages import critique
-from alignkit.stages.critique import revised, summary
+from alignkit.stages.critique import records_of, revised, summary
 
 
 def user(text: str) -> Prompt:
@@ -59,6 +60,8 @@ def test_each_round_sees_the_latest_answer_and_its_own_critique() -> None:
     assert script.asked[4, 0][-1] == ("user", "make it polite")
     assert row == {
         "answer": "0.0",
+        "finished": True,
+        "revision_finished": True,
         "rounds": [
             {"guideline": "is it brief?", "critique": "1.0", "revision": "2.0"},
             {"guideline": "is it polite?", "critique": "3.0", "revision": "4.0"},
@@ -97,6 +100,9 @@ def test_a_conversation_ends_where_a_turn_says_nothing() -> None:
     assert [row["tokens"] for row in rows] == [2, 4, 6, 4, 6]
     kept = revised(prompts, by, Script({}, cut=((2, 2), (1, 3))), keep_unfinished=True)
     assert [row["dropped"] for row in kept] == [None] * 5
+    config = build(CritiqueConfig, {"model": {"path": "m"}, "data": {"path": "d"}, "guidelines": "g"}, "")
+    answers = [record.messages[-1] for record in records_of(prompts, kept, config)["demonstrations"]]
+    assert [answer.finished for answer in answers] == [True, True, False, True, True]
     files: Any = {"demonstrations": [1]}
     found = summary(rows, files, skipped=2)
     dropped = {name.partition("/")[2]: n for name, n in found.items() if name.startswith("dropped/")}
