@@ -31,7 +31,7 @@ from pool import said, sampled, scores
 
 PART = 2_400
 """Openings that are continued at once."""
-DPO_BETAS = (0.1, 0.05, 0.03)
+DPO_BETAS = (0.1, 0.05, 0.04, 0.03)
 """With equal β, DPO ends nearer to the reference than PPO."""
 
 
@@ -51,7 +51,7 @@ def sizes(quick: bool) -> dict[str, Any]:
         return {"prompts": 4, "samples": 64, "rankings": 32, "ranked": 4, "updates": 2, "batch": 16, "judged": 4}
     return {
         "prompts": 24,
-        "samples": 1024,
+        "samples": 4096,
         "rankings": 16_000,
         "ranked": 8,
         "updates": 200,
