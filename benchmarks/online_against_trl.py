@@ -3,13 +3,13 @@
     python -m pip install --no-deps --target FOLDER trl==1.12.0       (the last TRL whose PPO is kept up)
     python benchmarks/online_against_trl.py --trl-ppo FOLDER [--data FILE] [--works ppo ppo4 grpo rloo] [--rounds 3]
 
-Model and data are those of `against_trl.py`; critic and reward model have the policy's size. PPO of
-ours is also run with a critic on the policy's own trunk (`one trunk`), which TRL does not have. Prompts of at most 128
-tokens, each answered once in PPO, 8 times in GRPO, 4 times in RLOO; every answer is 48 tokens long on both sides; 32
-answers an update, one optimizer step in each pass over them, PPO with 1 pass and with 4 (`ppo4`). Float32, no
-activation checkpointing, temperature 1, equal KL coefficients, KL where TRL has it: in the reward (PPO, RLOO), in the
-loss (GRPO). PPO's reward is the reward model's score; that of GRPO and RLOO is the answer's length in characters.
-TRL trains micro-batches of 8 and samples an update's answers in one batch; alignkit packs rows of `--token-budget`.
+Model and data are those of `against_trl.py`; critic and reward model have the policy's size. PPO of ours is also run
+with a critic on the policy's own trunk (`one trunk`), which TRL does not have. Prompts of at most 128 tokens, each
+answered once in PPO, 8 times in GRPO, 4 times in RLOO; every answer is 48 tokens long on both sides; 32 answers an
+update, one optimizer step in each pass over them, PPO with 1 pass and with 4 (`ppo4`). Float32, no activation
+checkpointing, temperature 1, equal KL coefficients, KL where TRL has it: in the reward (PPO, RLOO), in the loss
+(GRPO). PPO's reward is the reward model's score; that of GRPO and RLOO is the answer's length in characters. TRL
+trains micro-batches of 8 and samples an update's answers in one batch; alignkit packs rows of `--token-budget`.
 
 Each run is a process. Its phases: generation is the call that samples; scoring is everything between it and the
 first training pass (rewards, log-probabilities, values, advantages); update is the rest. The training phase is
