@@ -59,8 +59,8 @@ def hardware() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is not None:
         found["cpu_vectors"] = torch.backends.cpu.get_cpu_capability()
-    if torch is not None and torch.cuda.is_available():
-        found["accelerators"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available():
+            found["accelerators"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return found
 
 

@@ -36,11 +36,10 @@ class Selection:
 
 
 def row_of(completion: Completion) -> Row:
-    """An answer as a row of a chunk keeps it: its turns, whether it is finished, its sampled tokens, its counts."""
-    said = (*completion.turns, completion.response)
+    """An answer as a row of a chunk keeps it: its turns, the last of which may not be finished, tokens and counts."""
+    said = (*completion.turns, completion.response.model_copy(update={"finished": completion.finished}))
     return {
         "response": [turn.model_dump(mode="json", exclude_none=True) for turn in said],
-        "finished": completion.finished,
         "tokens": len(completion.ids),
         "counts": counted(completion),
     }
@@ -48,8 +47,12 @@ def row_of(completion: Completion) -> Row:
 
 def candidate_of(row: Row, score: float, parts: dict[str, float] | None = None) -> Candidate:
     """The answer of such a row."""
-    *turns, last = (Message.model_validate(turn) for turn in row["response"])
-    return Candidate((*turns, last.model_copy(update={"finished": row["finished"]})), score, parts or {})
+    return Candidate(tuple(Message.model_validate(turn) for turn in row["response"]), score, parts or {})
+
+
+def is_finished(row: Row) -> bool:
+    """Whether the answer of such a row was not cut off."""
+    return bool(row["response"][-1]["finished"])
 
 
 def mean_counts(rows: Sequence[Row]) -> dict[str, float]:
@@ -63,7 +66,7 @@ def mean_drawn(answers: Sequence[Row]) -> dict[str, float]:
     tokens = [answer["tokens"] for answer in answers]
     return {
         **({"tokens": fmean(tokens)} if any(tokens) else {}),
-        "unfinished": fmean(not a["finished"] for a in answers),
+        "unfinished": fmean(not is_finished(answer) for answer in answers),
     }
 
 

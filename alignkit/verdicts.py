@@ -8,7 +8,7 @@ from typing import TypeAlias
 from alignkit.chunks import Row
 from alignkit.options.sample import SampleConfig
 from alignkit.records import Completion, Prompt
-from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, mean_drawn, row_of
+from alignkit.selection import Selection, candidate_of, comparison_of, dropped_counts, is_finished, mean_drawn, row_of
 from reward_models.judge import Compare, text_of
 
 Verdict: TypeAlias = tuple[int, int, float | None]
@@ -72,7 +72,7 @@ def select_judged(prompt: Prompt, row: Row, config: SampleConfig) -> Selection:
     """The comparison that one prompt's verdicts make, as config.write says; its margins are the answers' wins."""
     answers, verdicts = row["answers"], row["verdicts"]
     if not verdicts:
-        finished = any(one["finished"] or config.unfinished == "keep" for one in answers)
+        finished = any(is_finished(one) or config.unfinished == "keep" for one in answers)
         return Selection((), (), "one_answer" if finished else "unfinished")
     won = wins_of(row)
     if len(won) < 2:
@@ -109,7 +109,7 @@ def summary_judged(rows: Sequence[Row], chosen: Sequence[Selection], skipped: in
         "prompts": len(rows) + skipped,
         **dropped_counts(chosen, skipped),
         "answers": len(answers),
-        "answers/unfinished": sum(not answer["finished"] for answer in answers),
+        "answers/unfinished": sum(not is_finished(answer) for answer in answers),
         "answers/no_verdict": sum(len(all_of_them) - len(decided(some)) for all_of_them, some in places),
         **pair_counts(rows),
     }

@@ -115,7 +115,8 @@ def main() -> None:
     command = start_command(load_policy(ModelOptions(path=str(folder), lora=LoraOptions(r=LORA))), bf16=False)
     runs: dict[str, list[dict[str, Any]]] = {"ahead 0": [], "ahead 1": []}
     said = subprocess.run([arguments.vllm, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
-    made_by = provenance("torch", "transformers", "accelerate") | {"vllm": said}
+    made_by = provenance("torch", "transformers", "accelerate")
+    made_by["versions"]["vllm"] = said
     with running(arguments.vllm, command, folder / "server.log", core=SERVER) as url:
         print(made_by, flush=True)
         for _ in range(arguments.rounds):

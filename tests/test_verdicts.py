@@ -30,7 +30,8 @@ def config(write: str = "ranking", **changes: Any) -> SampleConfig:
 
 def row(texts: str, *verdicts: tuple[int, int, float | None], cut: str = "") -> dict[str, Any]:
     """Answers of one letter each; those in `cut` did not finish."""
-    said = [{"response": [{"role": "assistant", "content": c}], "finished": c not in cut, "tokens": 2} for c in texts]
+    turns = [{"role": "assistant", "content": text, "finished": text not in cut} for text in texts]
+    said = [{"response": [turn], "tokens": 2} for turn in turns]
     return {"answers": said, "verdicts": list(verdicts)}
 
 

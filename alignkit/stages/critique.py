@@ -80,10 +80,7 @@ def revised(
     it. A turn that says nothing or calls a tool, and one that was cut off unless `keep_unfinished`, ends its
     conversation.
     """
-    rows: list[Row] = [
-        {"answer": None, "finished": False, "rounds": [], "revision_finished": False, "dropped": None, "tokens": 0}
-        for _ in prompts
-    ]
+    rows: list[Row] = [{"answer": None, "rounds": [], "finished": [], "dropped": None, "tokens": 0} for _ in prompts]
 
     def turn(number: int, asked: dict[int, Messages]) -> dict[int, Message]:
         places = list(asked)
@@ -99,7 +96,8 @@ def revised(
 
     latest = turn(0, {place: prompt.messages for place, prompt in enumerate(prompts)})
     for place, answer in latest.items():
-        rows[place] |= {"answer": answer.content, "finished": answer.finished}
+        rows[place]["answer"] = answer.content
+        rows[place]["finished"].append(answer.finished)
     for number in range(max(map(len, guidelines), default=0)):
         by = {place: guidelines[place][number] for place in latest}
         asked = {
@@ -112,7 +110,7 @@ def revised(
         for place, answer in latest.items():
             told = {"guideline": by[place].critique, "critique": critiques[place].content, "revision": answer.content}
             rows[place]["rounds"].append(told)
-            rows[place]["revision_finished"] = answer.finished
+            rows[place]["finished"].append(answer.finished)
     return rows
 
 
@@ -136,8 +134,8 @@ def records_of(prompts: Sequence[Prompt], rows: Sequence[Row], config: CritiqueC
             continue
         columns = prompt.columns | {"critique": {"answer": row["answer"], "rounds": row["rounds"]}}
         common: dict[str, Any] = {"tools": prompt.tools, "id": prompt.id, "columns": columns}
-        first = Message(role="assistant", content=row["answer"], finished=row["finished"])
-        last = Message(role="assistant", content=_revision(row), finished=row["revision_finished"])
+        first = Message(role="assistant", content=row["answer"], finished=row["finished"][0])
+        last = Message(role="assistant", content=_revision(row), finished=row["finished"][-1])
         if "demonstrations" in files:
             files["demonstrations"].append(demonstration(prompt, (last,), **common))
         if "comparisons" in files and first.content != last.content:

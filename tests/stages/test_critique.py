@@ -60,8 +60,7 @@ def test_each_round_sees_the_latest_answer_and_its_own_critique() -> None:
     assert script.asked[4, 0][-1] == ("user", "make it polite")
     assert row == {
         "answer": "0.0",
-        "finished": True,
-        "revision_finished": True,
+        "finished": [True, True, True],
         "rounds": [
             {"guideline": "is it brief?", "critique": "1.0", "revision": "2.0"},
             {"guideline": "is it polite?", "critique": "3.0", "revision": "4.0"},
