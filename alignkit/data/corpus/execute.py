@@ -95,9 +95,17 @@ def execute(stages: Sequence[Stage], folder: Path, options: WorkOptions, tell: T
     return options.executor != "slurm"
 
 
+class _WorkerKilled(BaseException):
+    """Raised where the main thread waits: what catches errors of steps lets it through."""
+
+
+def _raise_killed(*_: Any) -> None:
+    raise _WorkerKilled
+
+
 def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell: Tell) -> None:
-    """Run one stage here, and tell now and then how many of its tasks are done."""
-    ended, lost, waiting = threading.Event(), threading.Event(), threading.get_ident()
+    """Run one stage here, from the main thread, and tell now and then how many of its tasks are done."""
+    ended, waiting = threading.Event(), threading.get_ident()
 
     def watch() -> None:
         seen: dict[int, Any] = {}
@@ -105,19 +113,17 @@ def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell:
             tell(stage.name, len(list(completions.glob("*"))))
             seen |= {child.pid: child for child in multiprocess.active_children()}
             if any(child.exitcode not in (None, 0, -signal.SIGTERM) for child in seen.values()):
-                lost.set()  # its task would be waited for without end
-                while not ended.is_set():
-                    signal.pthread_kill(waiting, signal.SIGINT)  # to the thread itself: nothing else would wake it
+                while not ended.is_set():  # its task would be waited for without end
+                    signal.pthread_kill(waiting, signal.SIGUSR1)  # to the thread itself: nothing else would wake it
                     ended.wait(5)  # once more where the pool then waits for a lock that the worker held
                 return
 
+    before = signal.signal(signal.SIGUSR1, _raise_killed)  # not SIGINT, which a job in the background ignores
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         executor.run()
-    except KeyboardInterrupt as error:
-        if not lost.is_set():
-            raise
+    except _WorkerKilled as error:
         raise ChildProcessError(
             f"a worker of the stage {stage.name} was killed, as happens where memory runs out; give fewer "
             "work.workers or a smaller work.shard_megabytes"
@@ -125,3 +131,4 @@ def _run(executor: LocalPipelineExecutor, stage: Stage, completions: Path, tell:
     finally:
         ended.set()
         watcher.join()
+        signal.signal(signal.SIGUSR1, before)

@@ -150,10 +150,15 @@ def test_two_processes_do_not_work_on_one_output(tmp_path: Path) -> None:
     assert outcome(tmp_path / "out")["kept.jsonl"]
 
 
-def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interrupt", [signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])
+def test_a_worker_that_is_killed_ends_the_job_with_a_reason(tmp_path: Path, interrupt: signal.Handlers) -> None:
     corpus(tmp_path / "in.jsonl", 4.0)
     job = ("clean", "in.jsonl", "out/kept.jsonl", *SHARDED, "work.workers=2", "quality=[gopher]")
-    process = command(tmp_path, *job)
+    before = signal.signal(signal.SIGINT, interrupt)  # the job inherits it: a shell's background jobs ignore SIGINT
+    try:
+        process = command(tmp_path, *job)
+    finally:
+        signal.signal(signal.SIGINT, before)
     wait_for(process, tmp_path / "out", "stages/clean/completions/*")
     worker = max(workers_in(tmp_path), key=int)
     os.kill(int(worker), signal.SIGKILL)
