@@ -71,7 +71,6 @@ def given(config: SampleConfig, runtime: RuntimeOptions, run: Run) -> Asked:
                     turns=said[:-1],
                     tools=asked.tools,
                     columns=asked.columns,
-                    finished=said[-1].finished,
                 )
                 for said in found[n].responses
             ]

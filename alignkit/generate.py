@@ -195,9 +195,8 @@ def completion_of(
     """What sampled ids, the end token included, say in answer to a prompt; `logps` as their engine gave them."""
     return Completion(
         prompt=prompt.messages,
-        response=format.decode(ids),
+        response=format.decode(ids).model_copy(update={"finished": bool(ids) and ids[-1] in format.stop_ids}),
         columns=prompt.columns,
-        finished=bool(ids) and ids[-1] in format.stop_ids,
         ids=tuple(ids),
         logps=None if logps is None else tuple(logps),
         tools=prompt.tools,

@@ -219,8 +219,6 @@ class Completion(Record):
     """Its answer; the last one where an environment answered it."""
     columns: dict[str, Any] = Field(default_factory=dict)
     """The columns of the prompt it answered."""
-    finished: bool = True
-    """True where the model ended its turn itself; false where the length limit cut it."""
     ids: tuple[int, ...] = ()
     """The token ids that the model sampled, end-of-turn tokens included: the response's, after those of its answers
     in `turns`."""
@@ -237,6 +235,11 @@ class Completion(Record):
     def context(self) -> Messages:
         """The turns before the response."""
         return (*self.prompt, *self.turns)
+
+    @property
+    def finished(self) -> bool:
+        """True where the model ended its turn itself; false where a length limit cut it."""
+        return self.response.finished
 
 
 class Scores(Record):

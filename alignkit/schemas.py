@@ -83,7 +83,6 @@ EXAMPLES: dict[type[Record], Record] = {
         prompt=ASKED,
         response=RED,
         columns={"answer": "red"},
-        finished=True,
         ids=(6, 1411, 2, 1290, 374, 2518, 13, 2),
         logps=(-0.5, -0.125, -0.0625, -0.5, -0.125, -1.25, -0.25, -0.0625),
         tools=TOOLS,

@@ -37,7 +37,7 @@ class Selection:
 
 def row_of(completion: Completion) -> Row:
     """An answer as a row of a chunk keeps it: its turns, the last of which may not be finished, tokens and counts."""
-    said = (*completion.turns, completion.response.model_copy(update={"finished": completion.finished}))
+    said = (*completion.turns, completion.response)
     return {
         "response": [turn.model_dump(mode="json", exclude_none=True) for turn in said],
         "tokens": len(completion.ids),

@@ -105,8 +105,8 @@ def test_what_says_nothing_is_dropped_with_its_reason(given: dict[str, Any], rea
 
 def test_different_finished_answers_are_compared_each_pair_once() -> None:
     def answer(text: str, finished: bool = True) -> Completion:
-        said = Message(role="assistant", content=text)
-        return Completion(prompt=PROMPT.messages, response=said, finished=finished, ids=(1,))
+        said = Message(role="assistant", content=text, finished=finished)
+        return Completion(prompt=PROMPT.messages, response=said, ids=(1,))
 
     asked: list[Any] = []
 

@@ -42,13 +42,13 @@ class Episode:
     def completion(self, format: ChatFormat) -> Completion:
         """What was said so far."""
         last = completion_of(self.prompt, self.answer, format)
+        ended = last.finished and not self.cut
         update = {
-            "response": _numbered(last.response, self.turns),
+            "response": _numbered(last.response, self.turns).model_copy(update={"finished": ended}),
             "ids": tuple(self.ids),
             "logps": None if self.logps is None else tuple(self.logps),
             "turns": tuple(self.turns),
             "inserted": tuple(self.inserted),
-            "finished": last.finished and not self.cut,
         }
         return last.model_copy(update=update)
 

@@ -90,8 +90,7 @@ def revised(
             rows[place]["tokens"] += len(completion.ids)
             rows[place]["dropped"] = _fault(completion, keep_unfinished)
             if rows[place]["dropped"] is None:
-                ended = {"reasoning": None, "finished": completion.finished}
-                said[place] = completion.response.model_copy(update=ended)
+                said[place] = completion.response.model_copy(update={"reasoning": None})
         return said
 
     latest = turn(0, {place: prompt.messages for place, prompt in enumerate(prompts)})

@@ -4,7 +4,8 @@
 
 As `frontier.py`, with many samples of a few openings: PPO on gold, and DPO on rankings of fresh samples that are drawn
 by gold (Plackett and Luce's model, `dpo.loss: plackett_luce`). What is missing to the frontier then is what the
-optimiser and the size of the policy leave, not what openings unseen in training cost.
+optimiser and the size of the policy leave, not what openings unseen in training cost. The openings are few, since
+260,000 weights have to hold the optimum of each.
 """
 
 from pathlib import Path
@@ -16,7 +17,6 @@ from frontier import (
     ARGUMENTS,
     EOS,
     GOLD,
-    SHARPNESS,
     TOKENS,
     Chain,
     as_prompts,
@@ -31,8 +31,8 @@ from pool import said, sampled, scores
 
 PART = 2_400
 """Openings that are continued at once."""
-DPO_BETAS = (0.1, 0.05, 0.04, 0.03)
-"""With equal β, DPO ends nearer to the reference than PPO."""
+SHARPNESS = 16.0
+"""Rankings are drawn by this many times the gold reward, so DPO's β is as many times PPO's."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         "frontier_own", __doc__, **{**ARGUMENTS, "betas": {**ARGUMENTS["betas"], "default": [0.1, 0.05]}}
     )
     model, stories = str(options.given.model), Path(options.given.stories)
-    size = {**sizes(options.quick), "betas": options.given.betas, "dpo_betas": DPO_BETAS}
+    size = {**sizes(options.quick), "betas": options.given.betas}
     found = [one_seed(options.out / str(seed), model, stories, size, seed) for seed in options.seeds]
     publish("frontier_own", options, size, found, tables, picture)
 
@@ -50,13 +50,13 @@ def sizes(quick: bool) -> dict[str, Any]:
     if quick:
         return {"prompts": 4, "samples": 64, "rankings": 32, "ranked": 4, "updates": 2, "batch": 16, "judged": 4}
     return {
-        "prompts": 24,
-        "samples": 4096,
+        "prompts": 8,
+        "samples": 8192,
         "rankings": 16_000,
         "ranked": 8,
         "updates": 200,
         "batch": 512,
-        "judged": 64,
+        "judged": 256,
     }
 
 
@@ -93,7 +93,7 @@ def ppo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     """PPO on gold for each β."""
     train = {"learning_rate": 4e-4, "batch_size": size["batch"], "steps": size["updates"]}
     gold = {name: stage for name, stage in on_rewards(model, files, size).items() if name.startswith("ppo-gold")}
-    return {name: stage | {"train": train, "ppo_epochs": 1} for name, stage in gold.items()}
+    return {name: stage | {"train": train} for name, stage in gold.items()}
 
 
 def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
@@ -101,9 +101,7 @@ def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     data = {"path": files["pairs"], "validation": 0.01, "max_length": 128}
     train = {"learning_rate": 4e-4, "batch_size": 64, "epochs": 1}
     changes = {"data": data, "train": train, "loss": "plackett_luce"}
-    return {
-        name: stage | changes for name, stage in on_pairs(model, files, size | {"betas": size["dpo_betas"]}).items()
-    }
+    return {name: stage | changes for name, stage in on_pairs(model, files, size, SHARPNESS).items()}
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_the_reward_scores_the_last_user_message_and_adds_its_parts_up() -> None
         Message(role="user", content=COLOUR),
     )
     said = [Message(role="assistant", content=text) for text in ("sure, it is blue.", "it is red.")]
-    scores = reward([Completion(prompt=asked, response=one, columns={}, finished=True, ids=()) for one in said])
+    scores = reward([Completion(prompt=asked, response=one, columns={}, ids=()) for one in said])
     assert scores.total == (7.0, 3.5)
     assert scores.parts["correct"] == (1.0, 0.0)
     assert scores.parts["polite"] == (1.0, 0.5)

@@ -38,8 +38,8 @@ class Script:
         for place, prompt in zip(places, prompts, strict=True):
             self.asked[turn, place] = [(message.role, message.content) for message in prompt.messages]
             response = self.said.get((turn, place), Message(role="assistant", content=f"{turn}.{place}"))
-            finished = (turn, place) not in self.cut
-            found.append(Completion(prompt=prompt.messages, response=response, finished=finished, ids=(1, 2)))
+            ended = response.model_copy(update={"finished": (turn, place) not in self.cut})
+            found.append(Completion(prompt=prompt.messages, response=ended, ids=(1, 2)))
         return found
 
 

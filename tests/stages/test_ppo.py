@@ -442,7 +442,7 @@ def test_the_first_pass_is_checked(folder: Path, tmp_path: Path) -> None:
 def test_missing_end_tokens(folder: Path) -> None:
     ask = (Message(role="user", content="go"),)
     done, cut = (
-        Completion(prompt=ask, response=Message(role="assistant", content="x"), finished=f, ids=(1,))
+        Completion(prompt=ask, response=Message(role="assistant", content="x", finished=f), ids=(1,))
         for f in (True, False)
     )
     scores = torch.tensor([0.5, 0.7])
