@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -12,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alignkit.display import number
 
+STATUS = Path("/proc/self/status")
+"""Linux's account of a process."""
 Advance = Callable[[int, dict[str, float]], None]
 """(steps done so far, numbers to show): called after each step."""
 
@@ -60,5 +63,8 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
     """The most memory used so far: of the CUDA device, else of this process (its imports included)."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if STATUS.is_file():  # as Linux counts for getrusage, what a process's parent used is its own
+        peak = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

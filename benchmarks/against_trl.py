@@ -14,7 +14,6 @@ defaults (checkpointing on) are run once, the rest in every round.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -226,9 +225,9 @@ def peak_memory() -> int:
     """Bytes: the largest that CUDA's allocations were, or this process."""
     import torch  # noqa: PLC0415
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    from alignkit.progress import peak_memory_bytes  # noqa: PLC0415
+
+    return peak_memory_bytes(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def main() -> None:

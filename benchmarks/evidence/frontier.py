@@ -138,15 +138,15 @@ def on_rewards(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain
     }
 
 
-def on_pairs(model: str, files: dict[str, str], size: dict[str, Any], sharpness: float = SHARPNESS) -> Chain:
-    """DPO for each β, on labels drawn by `sharpness` times the gold reward."""
+def on_pairs(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
+    """DPO for each β."""
     return {
         f"dpo-{beta:g}".replace(".", "_"): {
             "stage": "dpo",
             "model": opened(model),
             "data": {"path": files["pairs"], "validation": 0.1, "max_length": 128},
             "train": {"learning_rate": 5e-4, "batch_size": 32, "epochs": 2},
-            "beta": sharpness * beta,
+            "beta": SHARPNESS * beta,
         }
         for beta in size["betas"]
     }

@@ -17,6 +17,7 @@ from frontier import (
     ARGUMENTS,
     EOS,
     GOLD,
+    SHARPNESS,
     TOKENS,
     Chain,
     as_prompts,
@@ -31,8 +32,6 @@ from pool import said, sampled, scores
 
 PART = 2_400
 """Openings that are continued at once."""
-SHARPNESS = 16.0
-"""Rankings are drawn by this many times the gold reward, so DPO's β is as many times PPO's."""
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def sizes(quick: bool) -> dict[str, Any]:
     return {
         "prompts": 8,
         "samples": 8192,
-        "rankings": 16_000,
+        "rankings": 32_000,
         "ranked": 8,
         "updates": 200,
         "batch": 512,
@@ -101,7 +100,7 @@ def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     data = {"path": files["pairs"], "validation": 0.01, "max_length": 128}
     train = {"learning_rate": 4e-4, "batch_size": 64, "epochs": 1}
     changes = {"data": data, "train": train, "loss": "plackett_luce"}
-    return {name: stage | changes for name, stage in on_pairs(model, files, size, SHARPNESS).items()}
+    return {name: stage | changes for name, stage in on_pairs(model, files, size).items()}
 
 
 if __name__ == "__main__":
