@@ -51,7 +51,7 @@ def sizes(quick: bool) -> dict[str, Any]:
     return {
         "prompts": 8,
         "samples": 8192,
-        "rankings": 32_000,
+        "rankings": 24_000,
         "ranked": 8,
         "updates": 200,
         "batch": 512,
