@@ -4,8 +4,7 @@
 
 As `frontier.py`, with many samples of a few openings: PPO on gold, and DPO on rankings of fresh samples that are drawn
 by gold (Plackett and Luce's model, `dpo.loss: plackett_luce`). What is missing to the frontier then is what the
-optimiser and the size of the policy leave, not what openings unseen in training cost. The openings are few, since
-260,000 weights have to hold the optimum of each.
+optimiser and the size of the policy leave, not what openings unseen in training cost.
 """
 
 from pathlib import Path
@@ -32,6 +31,8 @@ from pool import said, sampled, scores
 
 PART = 2_400
 """Openings that are continued at once."""
+DPO_BETAS = (0.1, 0.05, 0.04, 0.03)
+"""With equal β, DPO ends nearer to the reference than PPO."""
 
 
 def main() -> None:
@@ -49,13 +50,13 @@ def sizes(quick: bool) -> dict[str, Any]:
     if quick:
         return {"prompts": 4, "samples": 64, "rankings": 32, "ranked": 4, "updates": 2, "batch": 16, "judged": 4}
     return {
-        "prompts": 8,
-        "samples": 8192,
-        "rankings": 24_000,
+        "prompts": 24,
+        "samples": 4096,
+        "rankings": 16_000,
         "ranked": 8,
         "updates": 200,
         "batch": 512,
-        "judged": 256,
+        "judged": 64,
     }
 
 
@@ -92,7 +93,7 @@ def ppo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     """PPO on gold for each β."""
     train = {"learning_rate": 4e-4, "batch_size": size["batch"], "steps": size["updates"]}
     gold = {name: stage for name, stage in on_rewards(model, files, size).items() if name.startswith("ppo-gold")}
-    return {name: stage | {"train": train} for name, stage in gold.items()}
+    return {name: stage | {"train": train, "ppo_epochs": 1} for name, stage in gold.items()}
 
 
 def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
@@ -100,7 +101,7 @@ def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     data = {"path": files["pairs"], "validation": 0.01, "max_length": 128}
     train = {"learning_rate": 4e-4, "batch_size": 64, "epochs": 1}
     changes = {"data": data, "train": train, "loss": "plackett_luce"}
-    return {name: stage | changes for name, stage in on_pairs(model, files, size).items()}
+    return {name: stage | changes for name, stage in on_pairs(model, files, size | {"betas": DPO_BETAS}).items()}
 
 
 if __name__ == "__main__":
