@@ -40,7 +40,7 @@ def main() -> None:
         "frontier_own", __doc__, **{**ARGUMENTS, "betas": {**ARGUMENTS["betas"], "default": [0.1, 0.05]}}
     )
     model, stories = str(options.given.model), Path(options.given.stories)
-    size = {**sizes(options.quick), "betas": options.given.betas}
+    size = {**sizes(options.quick), "betas": options.given.betas, "dpo_betas": DPO_BETAS}
     found = [one_seed(options.out / str(seed), model, stories, size, seed) for seed in options.seeds]
     publish("frontier_own", options, size, found, tables, picture)
 
@@ -101,7 +101,9 @@ def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     data = {"path": files["pairs"], "validation": 0.01, "max_length": 128}
     train = {"learning_rate": 4e-4, "batch_size": 64, "epochs": 1}
     changes = {"data": data, "train": train, "loss": "plackett_luce"}
-    return {name: stage | changes for name, stage in on_pairs(model, files, size | {"betas": DPO_BETAS}).items()}
+    return {
+        name: stage | changes for name, stage in on_pairs(model, files, size | {"betas": size["dpo_betas"]}).items()
+    }
 
 
 if __name__ == "__main__":
