@@ -37,9 +37,7 @@ def cut(stories: list[str], folder: Path) -> None:
 
 def rank(prompt: tuple[Message, ...], answers: list[Message]) -> tuple[int, ...]:
     """1 for the most positive, equal ranks for equal moods."""
-    moods = lexicon()(
-        [Completion(prompt=prompt, response=a, columns={}, ids=()) for a in answers]
-    ).total
+    moods = lexicon()([Completion(prompt=prompt, response=a, columns={}, ids=()) for a in answers]).total
     order = sorted(set(moods), reverse=True)
     return tuple(order.index(mood) + 1 for mood in moods)
 
