@@ -63,8 +63,9 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
     """The most memory used so far: of the CUDA device, else of this process (its imports included)."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if STATUS.is_file():  # as Linux counts for getrusage, what a process's parent used is its own
-        peak = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
+    told = STATUS.read_text(encoding="utf-8").splitlines() if STATUS.is_file() else []
+    for line in told:  # for getrusage, Linux counts what a process's parent used as its own
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -11,19 +11,20 @@ of all of them are computed first.
 
 import argparse
 import json
-import os
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from alignkit.data.split import Draws, held_out
+from alignkit.data.split import SplitDraws, held_out
 from alignkit.examples import Examples
 from alignkit.loop import FitResult, fit
 from alignkit.options.dpo import DpoConfig
 from alignkit.options.pretrain import PretrainConfig
 from alignkit.options.shared import RuntimeOptions
+from alignkit.progress import peak_memory_bytes
 from alignkit.records import Document
 from alignkit.runs import Run
 from alignkit.stages import dpo, pretrain
@@ -50,13 +51,13 @@ def write_pairs(path: Path, rows: int) -> None:
 
 
 def train(folder: Path, rows: int, how: str) -> None:
-    """Train on `folder`/rows.jsonl; prints the seconds until the first step and the bytes on the disk."""
-    started = time.monotonic()
+    """Train on `folder`/rows.jsonl; prints the seconds until the first step, the bytes on the disk and the peak."""
+    started, figures = time.monotonic(), dict[str, float]()
     stage, kind = (dpo, DpoConfig) if how == "preferences" else (pretrain, PretrainConfig)
 
     def told(*arguments: Any) -> FitResult:
         disk = sum(file.stat().st_size for file in (folder / "run").glob("*.sqlite"))
-        print(json.dumps({"seconds": time.monotonic() - started, "disk": disk}), flush=True)
+        figures.update(seconds=time.monotonic() - started, disk=disk)
         return fit(*arguments)
 
     stage.fit = told
@@ -70,12 +71,13 @@ def train(folder: Path, rows: int, how: str) -> None:
     }
     config, runtime = kind.model_validate(options), RuntimeOptions(trackers=[], device="cpu")
     stage.run(config, runtime, Run.open(folder / "run", stage.__name__, config, runtime))
+    print(json.dumps(figures | {"peak": peak_memory_bytes()}))
 
 
 def tokenized(place: Path, rows: int) -> Examples[Any]:
     """As many examples of the same 10 tokens, on the disk."""
     row = [TokenSequence([5] * 10, [0.0] + [1.0] * 9, columns={"bytes": 10.0})]
-    out = held_out([Draws((Document(text=f"row {n}") for n in range(rows)), 0)], VALIDATION)
+    out = held_out([SplitDraws((Document(text=f"row {n}") for n in range(rows)), 0)], VALIDATION)
     writer = StoreWriter(place, "rows", ["train", "validation"])
     for start in range(0, rows, 10_000):
         held = int(out[start : start + 10_000].sum())
@@ -106,15 +108,11 @@ def measure(rows: int, how: str) -> dict[str, float]:
         make_model(folder)
         if how != "tokenized":
             (write_pairs if how == "preferences" else write_rows)(folder / "rows.jsonl", rows)
-        reader, writer = os.pipe()
         command = [sys.executable, __file__, str(rows), "--child", name, f"--{how}"]
-        child = os.posix_spawn(command[0], command, dict(os.environ), file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])
-        os.close(writer)
-        _, status, usage = os.wait4(child, 0)
-        if status:
+        child = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+        if child.returncode:
             raise SystemExit(f"the training on {rows:,} rows failed")
-        with os.fdopen(reader) as told:
-            return {"peak": usage.ru_maxrss * 1024, **json.loads(told.readline())}
+        return json.loads(child.stdout.splitlines()[-1])
 
 
 def main() -> None:
