@@ -46,16 +46,8 @@ def advantage_columns(
     and `reference` [N, T] are their tokens' log-probabilities, `value` [N, T] the critic's, and `steps` [N, T] what
     of the rewards stands inside the completions, if any of it does.
     """
-    known = ~scores.isnan()
-    everything, scores = scores, scores.nan_to_num()
-    online_dpo = config.advantage == "online_dpo"
-    coef = kl_coef if config.kl.placement == "reward" and not online_dpo else 0.0
-    ratio, limit = rl.kl_k1(old, reference), config.kl.clamp
-    kl = ratio if limit is None else ratio.clamp(-limit, limit)
-    if steps is None:
-        rewards = rl.shaped_rewards(scores, kl, mask, coef)
-    else:
-        rewards = rl.shaped_rewards(scores - steps.sum(1), kl, mask, coef) + steps
+    known, online_dpo = ~scores.isnan(), config.advantage == "online_dpo"
+    rewards = token_rewards(config, scores, old, reference, mask, kl_coef, steps)
     columns, judged = {"old": old, "reference": reference}, dict[str, float]()
     group = torch.arange(len(mask)) // config.samples
     if config.compares:
@@ -66,17 +58,36 @@ def advantage_columns(
         columns |= {"return": returns, "value": value}
         judged["critic/explained_variance"] = float(rl.explained_variance(value, returns, mask, reduce))
     elif online_dpo:
-        groups = (x.view(-1, config.samples) for x in (everything, (ratio * mask).sum(1)))
+        groups = (x.view(-1, config.samples) for x in (scores, (rl.kl_k1(old, reference) * mask).sum(1)))
         advantage = rl.preference_advantages(*groups, kl_coef).view(-1, 1) * mask
     else:
         advantage = torch.zeros_like(rewards)
         of_known = (x[known] for x in (rewards, mask, group))
         advantage[known] = WITHOUT_CRITIC[config.advantage](*of_known, config.gamma)
     if config.samples > 1:
-        judged["advantage/without_signal"] = _share_without_signal(everything.view(-1, config.samples), reduce)
+        judged["advantage/without_signal"] = _share_without_signal(scores.view(-1, config.samples), reduce)
     if config.whitens:
         advantage = rl.whiten(advantage, mask, reduce=reduce)
     return {**columns, "advantage": advantage}, judged
+
+
+def token_rewards(
+    config: PpoConfig,
+    scores: Tensor,
+    old: Tensor,
+    reference: Tensor,
+    mask: Tensor,
+    kl_coef: float,
+    steps: Tensor | None = None,
+) -> Tensor:
+    """The reward of every token, [N, T]; arguments as in `advantage_columns`. No score counts 0."""
+    coef = kl_coef if config.kl.placement == "reward" and config.advantage != "online_dpo" else 0.0
+    kl, limit = rl.kl_k1(old, reference), config.kl.clamp
+    kl = kl if limit is None else kl.clamp(-limit, limit)
+    scores = scores.nan_to_num()
+    if steps is None:
+        return rl.shaped_rewards(scores, kl, mask, coef)
+    return rl.shaped_rewards(scores - steps.sum(1), kl, mask, coef) + steps
 
 
 def without_signal(groups: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.records import Completion
 from alignkit.scorer import Scorer
-from alignkit.trie import TokenSequence, TrieBatch
+from alignkit.trie import TokenSequence, TrieBatch, places
 
 Read = Callable[[TrieBatch], Mapping[str, Tensor]]
 
@@ -58,9 +58,7 @@ class Rollouts:
         result: dict[str, Tensor] = {}
         rows = [(part, batch) for part, batches in zip(self.parts, self.packed, strict=True) for batch in batches]
         for (part, batch), read in zip(rows, readings, strict=True):
-            numbers, owner = torch.tensor(part, dtype=torch.int64), batch.owners[batch.owner]
-            lengths = self.mask[numbers].sum(1)
-            row, column = numbers[owner], batch.entry - (lengths.cumsum(0) - lengths)[owner]
+            row, column = torch.tensor(part, dtype=torch.int64)[batch.owners[batch.owner]], places(batch)
             for name, reading in read.items():
                 target = result.setdefault(name, torch.zeros(self.mask.shape))
                 target[row, column] = reading.detach().float().cpu()

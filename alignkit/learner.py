@@ -1,6 +1,7 @@
 """The optimizer steps of an on-policy update: its minibatches, and what the policy learns beside. Knows no reward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,17 @@ class Learner:
             parts.append([p * self.config.samples + s for p in own for s in range(self.config.samples)])
         return parts
 
+    def judge(
+        self, rollouts: Rollouts, rewards: Tensor, part: list[int], factor: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The critic's first optimizer step of an update on all of `part`, whose tokens earn `rewards` [N, T]: the
+        values [N, T] that it read on the way, and the step's means."""
+        read: list[Readings] = []
+        rows = rollouts.rows_of({"reward": rewards}, part)
+        objective = keeping(critic_objective(self.config), read)
+        means = self.step("critic", rows, objective, factor)
+        return rollouts.placed(read[: len(rows)]).get("values", torch.zeros(rollouts.mask.shape)), means
+
     def optimise(
         self,
         rollouts: Rollouts,
@@ -58,51 +70,59 @@ class Learner:
         names: Sequence[str],
         kl_coef: float,
         number: int = 0,
-        stale: bool = False,
-    ) -> tuple[dict[str, float], Tensor]:
-        """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps, and
-        where `columns` lack "old", the log-probabilities [N, T] that the only step read.
+        judged: Mapping[str, float] = MappingProxyType({}),
+    ) -> tuple[dict[str, float], Tensor, float]:
+        """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps; where
+        `columns` lack "old", the log-probabilities [N, T] that the only step read; and the mean |log π - log π_old| a
+        token before the policy's first step, in nats, 0 where it takes none.
 
-        `stale`: the policy has moved since they were sampled; the first minibatch's drift says how far.
+        `judged`: the means of the critic's first step, where it has been taken.
         """
         config = self.config
         barred = self.actors.format.stop_ids if config.min_new_tokens else ()
         read: list[Readings] = []
         objectives = {
             "policy": keeping(policy_objective(config, kl_coef, barred), read),
-            "critic": critic_objective(config.value_clip),
+            "critic": critic_objective(config),
         }
-        for _, optimizer in self.trained().values():
-            set_learning_rate(optimizer, factor)
         logs: list[dict[str, float]] = []
-        moved: dict[str, float] = {}
         old = torch.zeros(rollouts.mask.shape)
         parts = [part for order in orders for part in order]
         for step, part in enumerate(parts):
             rows = rollouts.rows_of(columns, part)
             beside = self.beside(number * config.ppo_epochs * config.minibatches + step)
             means: dict[str, float] = {}
-            try:
-                for name in names:
-                    model, optimizer = self.trained()[name]
-                    limit = config.train.max_grad_norm
-                    more = beside if name == "policy" else []
-                    found = update(model, rows, objectives[name], optimizer, self.actors.accelerator, limit, more)
-                    means |= {f"{name}/{key}": value for key, value in found.items()}
-            except NonFiniteLoss as error:
-                raise NonFiniteLoss(
-                    f"{error}. Lower train.learning_rate (now {config.train.learning_rate:g}), or look for "
-                    "extreme scores of the reward; the last checkpoint stands"
-                ) from error
-            if not logs and "policy" in names:
-                if "old" not in columns:  # the only step, on the rows as they were packed
-                    old = rollouts.placed(read[: len(rows)]).get("logps", old)
-                if stale:
-                    moved["sampling/staleness"] = means["policy/drift"]
+            for name in names:
+                if name == "critic" and not logs and judged:
+                    means |= judged
                 else:
-                    self.actors.check("the ratio is not 1 in the first minibatch", means["policy/drift"])
-            logs.append({name: value for name, value in means.items() if not name.endswith(("/loss", "/drift"))})
-        return {name: sum(log[name] for log in logs) / len(logs) for name in logs[0]} | moved, old
+                    means |= self.step(name, rows, objectives[name], factor, beside if name == "policy" else [])
+            if not logs and "policy" in names and "old" not in columns:  # the only step, on the rows as packed
+                old = rollouts.placed(read[: len(rows)]).get("logps", old)
+            logs.append(means)
+        kept = [name for name in logs[0] if not name.endswith(("/loss", "/drift"))]
+        means = {name: sum(log[name] for log in logs) / len(logs) for name in kept}
+        return means, old, logs[0].get("policy/drift", 0.0)
+
+    def step(
+        self,
+        name: str,
+        rows: list[TrieBatch],
+        objective: Objective,
+        factor: float,
+        beside: Sequence[tuple[list[TrieBatch], Objective]] = (),
+    ) -> dict[str, float]:
+        """One optimizer step of one model at `factor` times its learning rate; its means, by name/term."""
+        (model, optimizer), train = self.trained()[name], self.config.train
+        set_learning_rate(optimizer, factor)
+        try:
+            found = update(model, rows, objective, optimizer, self.actors.accelerator, train.max_grad_norm, beside)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(
+                f"{error}. Lower train.learning_rate (now {train.learning_rate:g}), or look for extreme scores of the "
+                "reward; the last checkpoint stands"
+            ) from error
+        return {f"{name}/{key}": value for key, value in found.items()}
 
     def beside(self, step: int) -> list[tuple[list[TrieBatch], Objective]]:
         """What an optimizer step trains the policy on besides completions: PPO-ptx's text."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from alignkit import losses, rl
 from alignkit.objective import Objective, Sums
 from alignkit.options.ppo import PpoConfig
-from alignkit.trie import TrieBatch, sum_by_owner
+from alignkit.trie import TrieBatch, places, sum_by_owner
 
 METRICS = ("clip_fraction", "approx_kl", "ratio", "drift")
 """Of the tokens. clip_fraction is what lies beyond the clip, whether or not the loss still has a gradient there."""
@@ -66,13 +66,19 @@ def policy_objective(config: PpoConfig, kl_coef: float = 0.0, barred: tuple[int,
     return Objective(read, loss, count)
 
 
-def critic_objective(clip: float | None) -> Objective:
-    """Half the squared error of the value before each token, a mean over all tokens of the step."""
+def critic_objective(config: PpoConfig) -> Objective:
+    """Half the squared error of the value before each token, a mean over all tokens of the step.
+
+    Columns "value" and "return" stand at each token or, where the critic that is trained is the one that judges, its
+    reward, column "reward": values are then those that it reads, and returns follow from them.
+    """
 
     def loss(readings: dict[str, Tensor], batch: TrieBatch) -> Sums:
-        old, returns = batch.entry_columns["value"], batch.entry_columns["return"]
-        error = batch.weight * losses.value_clip(readings["values"], old, returns, clip)
-        return Sums({"error": error.sum()}, {"value": (batch.weight * readings["values"].detach()).sum()})
+        columns, now = batch.entry_columns, readings["values"].detach()
+        old = columns.get("value", now)
+        returns = columns["return"] if "return" in columns else _returns(config, batch, now)
+        error = batch.weight * losses.value_clip(readings["values"], old, returns, config.value_clip)
+        return Sums({"error": error.sum()}, {"value": (batch.weight * now).sum()})
 
     return Objective(
         read=lambda critic, batch: {"values": critic(batch, at="source")},
@@ -86,6 +92,16 @@ def _surrogate(config: PpoConfig, logp: Tensor, old: Tensor, advantage: Tensor) 
     if config.loss == "cispo":
         return losses.cispo(logp, old, advantage, config.clip, config.clip_high)
     return losses.policy_clip(logp, old, advantage, config.clip, config.clip_high, config.dual_clip)
+
+
+def _returns(config: PpoConfig, batch: TrieBatch, values: Tensor) -> Tensor:
+    """[E], the returns that follow from the values before each token, and from their column "reward"."""
+    owner, place = batch.owner.cpu(), places(batch).cpu()
+    width = int(place.max()) + 1 if len(place) else 0
+    rewards, judged, mask = (torch.zeros(len(batch.owners), width) for _ in range(3))
+    rewards[owner, place], judged[owner, place] = batch.entry_columns["reward"].cpu(), values.cpu()
+    mask[owner, place] = 1.0
+    return rl.gae(rewards, judged, mask, config.gamma, config.lam)[1][owner, place].to(values.device)
 
 
 def _shares(config: PpoConfig, batch: TrieBatch) -> Tensor:

@@ -148,6 +148,12 @@ def sum_by_owner(values: Tensor, batch: TrieBatch) -> Tensor:
     return torch.zeros(len(batch.owners), dtype=values.dtype, device=values.device).index_add(0, batch.owner, values)
 
 
+def places(batch: TrieBatch) -> Tensor:
+    """[E] int64, each entry's number among those of its own sequence: 0 for the first token that has a weight."""
+    lengths = torch.bincount(batch.owner, minlength=len(batch.owners))
+    return torch.arange(len(batch.owner), device=batch.owner.device) - (lengths.cumsum(0) - lengths)[batch.owner]
+
+
 def paths(batch: TrieBatch) -> list[Tensor]:
     """The nodes from root to leaf of each sequence of a row, [L] int64 each: what separate passes would read."""
     end, last = (cast(list[int], x.tolist()) for x in (batch.end, batch.last))  # pyright: ignore[reportUnknownMemberType]

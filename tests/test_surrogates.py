@@ -11,8 +11,8 @@ from alignkit.accumulate import accumulate
 from alignkit.config import build
 from alignkit.options.ppo import PpoConfig
 from alignkit.packing import pack
-from alignkit.surrogates import policy_objective
-from alignkit.trie import TokenSequence, TrieBatch
+from alignkit.surrogates import critic_objective, policy_objective
+from alignkit.trie import TokenSequence, TrieBatch, places
 
 LENGTHS = [3, 1, 5, 2]
 BASE = {
@@ -130,3 +130,46 @@ def test_kl_as_a_loss_and_entropy_are_further_terms(estimator: str) -> None:
     assert found["entropy_bonus"] == pytest.approx(-0.1 * 2 * table.logps[mask].mean().item(), rel=1e-5)
     assert found["loss"] == pytest.approx(found["surrogate"] + found["kl_penalty"] + found["entropy_bonus"])
     assert found["ratio"] == pytest.approx(torch.exp(table.logps - columns("old"))[mask].mean().item(), rel=1e-5)
+
+
+class Critic(nn.Module):
+    """A value of its own before every token of every sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        drawn = torch.Generator().manual_seed(5)
+        self.values = nn.Parameter(torch.randn(len(LENGTHS), max(LENGTHS), generator=drawn))
+
+    def forward(self, batch: TrieBatch, at: str) -> Tensor:
+        assert at == "source"
+        return self.values[batch.owners[batch.owner], places(batch)]
+
+
+def test_a_critic_that_judges_as_it_trains_descends_to_returns_of_its_own_values() -> None:
+    """GAE written out backwards along each sequence, over sampled tokens alone; one's second is not sampled."""
+    config = build(PpoConfig, BASE | {"gamma": 0.9, "lam": 0.7}, "")
+    drawn = torch.Generator().manual_seed(6)
+    rewards = torch.randn(len(LENGTHS), max(LENGTHS), generator=drawn)
+    critic, sequences = Critic(), list[TokenSequence]()
+    errors, slopes = list[float](), torch.zeros_like(critic.values)
+    for n, length in enumerate(LENGTHS):
+        weights, column = [0.0, 0.0] + [1.0] * length, [0.0, 0.0, *rewards[n, :length].tolist()]
+        if n == 2:
+            weights.insert(3, 0.0)
+            column.insert(3, 99.0)
+        ids = [7, *range(10 + 9 * n, 9 + 9 * n + len(weights))]
+        sequences.append(TokenSequence(ids, weights, token_columns={"reward": column}))
+        following = carried = 0.0
+        for t in reversed(range(length)):
+            value = float(critic.values[n, t])
+            carried = float(rewards[n, t]) + 0.9 * following - value + 0.9 * 0.7 * carried
+            following = value
+            errors.append(0.5 * carried**2)
+            slopes[n, t] = -carried / sum(LENGTHS)
+    for budget in (64, 8):
+        critic.zero_grad()
+        batches = pack(sequences, budget)
+        assert (len(batches) > 1) == (budget == 8)
+        found = accumulate(critic, batches, critic_objective(config), backward=True)
+        assert found["error"] == pytest.approx(sum(errors) / sum(LENGTHS), rel=1e-5)
+        torch.testing.assert_close(critic.values.grad, slopes, rtol=1e-4, atol=1e-6)

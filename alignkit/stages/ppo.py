@@ -1,7 +1,8 @@
 """Online policy optimisation: sample, score, estimate advantages, update. Knows no other stage, no kind of reward.
 
 What is better than expected is the choice `advantage` (`alignkit.advantages`), what the policy descends the choice
-`loss` (`alignkit.surrogates`). The first minibatch is trained on the rows that it was scored in.
+`loss` (`alignkit.surrogates`). The first minibatch is trained on the rows that it was scored in; where it is the only
+one of a pass, the critic is trained on it in the pass that reads its values.
 """
 
 import time
@@ -9,16 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 
 from alignkit import rl
 from alignkit.actors import Actors, load_actors
-from alignkit.advantages import advantage_columns
+from alignkit.advantages import advantage_columns, token_rewards
 from alignkit.batches import seed_of
 from alignkit.config import InputError
-from alignkit.environment.tools import COUNTED, counted
 from alignkit.experience import values
 from alignkit.learner import Learner
 from alignkit.mismatch import check_engine, engine_logps, mismatch
@@ -28,10 +27,10 @@ from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.runs import Run
 from alignkit.sampling import Sampled
-from alignkit.scoring import report, running_deviation, with_scores
+from alignkit.scoring import Scored, running_deviation, with_scores
 from alignkit.supply import Experience, Supply
 from alignkit.together import together
-from reward_models.rules import repeated
+from alignkit.update_log import describe, pace
 from reward_models.running import moments
 from reward_models.scores import Reward
 
@@ -93,17 +92,21 @@ class Ppo:
         experience = taken.experience
         if taken.read and number == 0:
             self.check_start(experience)
-        columns, judged = self.advantages(experience, taken.baseline)
+        orders = [self.learner.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
+        orders = with_scores(orders, experience.worth.total, self.actors.reduce)
+        aim = self.aim(experience, taken.baseline)
+        scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
+        value, stepped = self.judged(experience, aim, orders[0][0], factor)
+        columns, judged = self.advantages(experience, aim, value)
         if not taken.read:
             del columns["old"]
         engine = None if taken.by_engine else engine_logps(experience.completions, experience.rollouts.mask)
         if engine is not None and config.rollouts.correction == "truncated":
             columns["engine"] = engine
-        orders = [self.learner.minibatches(number, epoch) for epoch in range(config.ppo_epochs)]
-        orders = with_scores(orders, experience.worth.total, self.actors.reduce)
-        scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
-        coef = self.memory["kl_coef"]
-        trained, old = self.learner.optimise(experience.rollouts, columns, orders, factor, names, coef, number, waited)
+        coef, rollouts = self.memory["kl_coef"], experience.rollouts
+        trained, old, drift = self.learner.optimise(rollouts, columns, orders, factor, names, coef, number, stepped)
+        if not waited:
+            self.actors.check("the ratio is not 1 in the first minibatch", drift)
         self.actors.engine.refresh()
         trained_at, waiting = time.perf_counter(), finish()
         scoring = scored_at - started - taken.seconds + time.perf_counter() - trained_at - waiting
@@ -117,10 +120,13 @@ class Ppo:
         if config.rollouts.ahead:
             self.supply.queue.advance()
             metrics["sampling/lag"] = float(waited)
+            if waited and "policy" in names:
+                metrics["sampling/staleness"] = drift
         if "policy" in names:
             self.memory["kl_coef"] = self.steered(metrics["objective/kl"])
         phases = {"generation": taken.seconds + waiting, "scoring": scoring, "update": trained_at - scored_at}
-        rates = self.rates(factor, metrics["completion/length"], started, phases)
+        rates = {"learning_rate": factor * config.train.learning_rate}
+        rates |= pace(phases, metrics["completion/length"] * config.train.batch_size, time.perf_counter() - started)
         return {**metrics, **judged, **trained, **rates}
 
     def engine_gap(self, experience: Experience, engine: Tensor, number: int) -> dict[str, float]:
@@ -139,48 +145,14 @@ class Ppo:
             return coef
         return rl.AdaptiveKL(coef, options.target, options.horizon).update(kl, self.config.train.batch_size).coef
 
-    def rates(self, factor: float, length: float, started: float, phases: dict[str, float]) -> dict[str, float]:
-        """What an update's clock says."""
-        now = time.perf_counter()
-        seconds = {f"seconds/{name}": spent for name, spent in phases.items()}
-        rate, tokens = factor * self.config.train.learning_rate, length * self.config.train.batch_size
-        return {
-            "learning_rate": rate,
-            "tokens_per_second": tokens / (now - started),
-            **seconds,
-            "seconds": now - started,
-        }
-
     def check_start(self, experience: Experience) -> None:
         """Before the first update the policy is its reference."""
         drift = (experience.old - experience.reference).abs()[experience.rollouts.mask]
         self.actors.check("the policy is not its reference before the first update", float(drift.sum()), drift.numel())
 
     def describe(self, experience: Experience) -> dict[str, float]:
-        """Means over the completions of all ranks (scores: that have one); KL and entropy in nats per completion."""
-        mask, coef, scores = experience.rollouts.mask, self.memory["kl_coef"], experience.worth.total
-        kl = (rl.kl_k1(experience.old, experience.reference) * mask).sum(1)
-        numbers = {
-            "objective/score": scores,
-            "objective/kl": kl,
-            "objective/rlhf_reward": scores - coef * kl,
-            "objective/non_score_reward": -coef * kl,
-            "objective/entropy": -(experience.old * mask).sum(1),
-            "completion/length": mask.sum(1),
-            "completion/finished": torch.tensor([completion.finished for completion in experience.completions]),
-            "completion/repetition": torch.tensor([repeated(completion.ids) for completion in experience.completions]),
-        }
-        if self.config.environment is not None:
-            counts = [counted(completion) for completion in experience.completions]
-            numbers |= {f"environment/{name}": torch.tensor([float(one[name]) for one in counts]) for name in COUNTED}
-        known = ~scores.isnan()
-        means = report(numbers, scores, experience.worth.parts, self.actors.reduce)
-        return means | {
-            "objective/token_entropy": means["objective/entropy"] / max(means["completion/length"], 1.0),
-            "objective/length_correlation": float(
-                rl.correlation(scores[known], mask.sum(1)[known], self.actors.reduce)
-            ),
-        }
+        """What is logged of completions and of what was read of them."""
+        return describe(experience, self.config, self.memory["kl_coef"], self.actors.reduce)
 
     def validate(self) -> tuple[dict[str, float], float]:
         """Score and KL of the policy's answers to the held-out prompts; and what a best one has most of: the guard's
@@ -200,24 +172,33 @@ class Ppo:
         liked = self.actors.mean(sum(scores), len(scores))
         return metrics | {"objective/held_out": liked}, liked
 
-    def advantages(
-        self, experience: Experience, baseline: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The columns [N, T] that the update trains on, and what is logged of them. `baseline` [N] is remax's."""
-        value = experience.value
-        if self.actors.critic is not None:
-            value = values(experience.rollouts, self.actors.critic, self.accelerator)
-        scores, inside = experience.worth.total, experience.worth.inside(experience.rollouts.mask.shape[1])
+    def aim(self, experience: Experience, baseline: Tensor | None = None) -> Scored:
+        """What the completions are worth to this update: `baseline` [N], remax's, taken off, and in deviations of all
+        scores so far where the recipe says so, which these join. Once an update."""
+        worth = experience.worth
         running = self.config.score_scaling == "running"
-        divisor = running_deviation(scores, self.memory, self.actors.reduce) if running else 1.0
-        return advantage_columns(
-            self.config,
-            (scores if baseline is None else scores - baseline) / divisor,
-            experience.old,
-            experience.reference,
-            experience.rollouts.mask,
-            self.memory["kl_coef"],
-            value,
-            None if inside is None else inside / divisor,
-            self.actors.reduce,
-        )
+        divisor = running_deviation(worth.total, self.memory, self.actors.reduce) if running else 1.0
+        total = worth.total if baseline is None else worth.total - baseline
+        return replace(worth, total=total / divisor, steps=None if worth.steps is None else worth.steps / divisor)
+
+    def judged(
+        self, experience: Experience, aim: Scored, part: list[int], factor: float
+    ) -> tuple[Tensor | None, dict[str, float]]:
+        """The value before each token [N, T], if there is a critic; and, where the pass that reads it is the one that
+        trains the critic on `part`, that step's means."""
+        config, critic, rollouts = self.config, self.actors.critic, experience.rollouts
+        if critic is None:
+            return experience.value, {}
+        if config.minibatches > 1 or self.supply.any_failed(aim):
+            return values(rollouts, critic, self.accelerator), {}
+        tokens = experience.old, experience.reference, rollouts.mask
+        steps, coef = aim.inside(rollouts.mask.shape[1]), self.memory["kl_coef"]
+        return self.learner.judge(rollouts, token_rewards(config, aim.total, *tokens, coef, steps), part, factor)
+
+    def advantages(
+        self, experience: Experience, aim: Scored, value: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The columns [N, T] that the update trains on, and what is logged of them."""
+        tokens = experience.old, experience.reference, experience.rollouts.mask
+        steps, coef = aim.inside(experience.rollouts.mask.shape[1]), self.memory["kl_coef"]
+        return advantage_columns(self.config, aim.total, *tokens, coef, value, steps, self.actors.reduce)

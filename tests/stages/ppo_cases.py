@@ -1,6 +1,6 @@
 """A small PPO run that tests start, also as processes of its own: `python ppo_cases.py FOLDER [CHANGES]`.
 
-CHANGES are JSON for `config`; the reward is then the recipe's.
+CHANGES are JSON for `config`; the reward is `letters`, unless they name one.
 """
 
 import json
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+from torch import Tensor
 
 from alignkit.config import build
+from alignkit.experience import values
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.records import Completion, Scores
 from alignkit.runs import Run
 from alignkit.stages import ppo
+from alignkit.supply import Experience
 
 BASE: dict[str, Any] = {
     "train": {"learning_rate": 3e-3, "batch_size": 16, "steps": 3, "warmup": 0.0},
@@ -57,6 +60,15 @@ def start(directory: Path, settings: PpoConfig, reward: Any = letters, **runtime
     return run
 
 
+def advantages(
+    ppo: ppo.Ppo, experience: Experience, baseline: Tensor | None = None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The columns of an update, its values read by a pass of their own, and what is logged of them."""
+    critic, aim = ppo.actors.critic, ppo.aim(experience, baseline)
+    value = experience.value if critic is None else values(experience.rollouts, critic, ppo.accelerator)
+    return ppo.advantages(experience, aim, value)
+
+
 def metrics(run: Run) -> list[dict[str, float]]:
     """The lines of metrics.jsonl without what a clock measured."""
     lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
@@ -66,5 +78,4 @@ def metrics(run: Run) -> list[dict[str, float]]:
 
 if __name__ == "__main__":
     place, changes = Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-    default = {"train": {"batch_size": 10}, "minibatches": 4}
-    start(place / "run", config(place, **changes or default), None if changes else letters, allow_code=True)
+    start(place / "run", config(place, **changes), None if "reward" in changes else letters, allow_code=True)

@@ -1,5 +1,6 @@
 """PPO end to end on a tiny model: what it reads, what it learns, what it leaves behind, and how it resumes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import tiny
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
-from ppo_cases import config, letters, metrics, prepare, start
+from ppo_cases import advantages, config, letters, metrics, prepare, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -223,7 +224,7 @@ def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> 
             answer = model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=ppo.actors.format.end_id)
             text = ppo.actors.format.decode(answer[0, ids.shape[1] :].tolist()).content
             assert found == pytest.approx(sum(letter in "abcde" for letter in text) / 10)
-    columns, judged = ppo.advantages(experience, baseline)
+    columns, judged = advantages(ppo, experience, baseline)
     expected = (experience.worth.total - baseline)[:, None] * experience.rollouts.mask
     torch.testing.assert_close(columns["advantage"], expected)
     assert baseline.std() > 0 and judged == {}
@@ -266,22 +267,22 @@ def test_one_trajectory_under_any_budget(folder: Path, finished: Run) -> None:
         assert (weights(small)[name] - value).norm() <= 1e-4 * value.norm(), name
 
 
-def test_two_processes_give_the_trajectory_of_one(folder: Path) -> None:
-    alone = start(folder / "alone", config(folder, train={"batch_size": 10}, minibatches=4))
-    place = prepare(folder / "two")
+@pytest.mark.parametrize("minibatches", [1, 4])
+def test_two_processes_give_the_trajectory_of_one(folder: Path, tmp_path: Path, minibatches: int) -> None:
+    changes: dict[str, Any] = {"train": {"batch_size": 10}, "minibatches": minibatches}
+    alone = start(tmp_path / "alone", config(folder, **changes))
+    place = prepare(tmp_path / "two")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/stages"))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, str(ROOT / "tests/stages/ppo_cases.py"), str(place)],
+        [*launcher, str(ROOT / "tests/stages/ppo_cases.py"), str(place), json.dumps(changes)],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    together = Run.open(
-        place / "run", "ppo", config(place, train={"batch_size": 10}, minibatches=4), RUNTIME, id="test"
-    )
+    together = Run.open(place / "run", "ppo", config(place, **changes), RUNTIME, id="test")
     for one, other in zip(metrics(alone), metrics(together), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-4)
     for name, value in weights(alone).items():
@@ -334,7 +335,7 @@ def test_monte_carlo_advantages_by_hand(folder: Path, tmp_path: Path) -> None:
         ppo.actors.critic.head.weight.fill_(0.1)
     completions = sampled(ppo)
     experience = ppo.supply.score(completions, [list(range(len(completions)))])
-    columns, _ = ppo.advantages(experience)
+    columns, _ = advantages(ppo, experience)
     scores = letters(completions).total
     for n, completion in enumerate(completions):
         kl = [float(experience.old[n, t] - experience.reference[n, t]) for t in range(len(completion.ids))]
@@ -349,8 +350,8 @@ def test_whitening_spans_the_update(folder: Path, tmp_path: Path) -> None:
     ppo = opened(folder, tmp_path, config(folder))
     completions = sampled(ppo)
     experience = ppo.supply.score(completions, ppo.learner.minibatches(0, 0))
-    advantages = ppo.advantages(experience)[0]["advantage"][experience.rollouts.mask]
-    assert advantages.mean().abs() < 1e-5 and advantages.std(unbiased=False) == pytest.approx(1, abs=1e-4)
+    found = advantages(ppo, experience)[0]["advantage"][experience.rollouts.mask]
+    assert found.mean().abs() < 1e-5 and found.std(unbiased=False) == pytest.approx(1, abs=1e-4)
 
 
 def test_critic_starts_as_the_normalised_reward_model(folder: Path, tmp_path: Path) -> None:
@@ -466,7 +467,7 @@ def test_rewards_inside_completions_stand_at_their_tokens(folder: Path, tmp_path
     ppo = opened(folder, tmp_path, settings, reward)
     completions = sampled(ppo)
     experience = ppo.supply.score(completions, [list(range(16))])
-    advantage = ppo.advantages(experience)[0]["advantage"]
+    advantage = advantages(ppo, experience)[0]["advantage"]
     for n, completion in enumerate(completions):
         length = len(completion.ids)
         expected = [2.25 + (1.0 if t == 0 else 0.0) for t in range(length)]
@@ -482,7 +483,7 @@ def test_rewards_inside_completions_stand_at_their_tokens(folder: Path, tmp_path
 def test_scores_that_do_not_differ_are_left_as_they_are(folder: Path, tmp_path: Path) -> None:
     settings = config(folder, score_scaling="running", missing_eos={"rule": "keep"})
     ppo = opened(folder, tmp_path, settings, lambda completions: Scores(total=(-1.0,) * len(completions)))
-    columns, _ = ppo.advantages(ppo.supply.score(sampled(ppo), [list(range(16))]))
+    columns, _ = advantages(ppo, ppo.supply.score(sampled(ppo), [list(range(16))]))
     assert columns["return"].abs().max() < 1.1
 
 
@@ -498,7 +499,7 @@ def test_log_ratios_are_clamped_and_scores_divided_by_their_running_deviation(fo
     seen: list[float] = []
     for number in range(2):
         experience = ppo.supply.score(sampled(ppo, number), [list(range(16))])
-        columns, _ = ppo.advantages(experience)
+        columns, _ = advantages(ppo, experience)
         seen += experience.worth.total.tolist()
         deviation = float(torch.tensor(seen, dtype=torch.float64).std(correction=0))
         ratios = (experience.old - experience.reference).clamp(-1e-3, 1e-3) * experience.rollouts.mask

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from environment_cases import curious
-from ppo_cases import config, letters, metrics, prepare, start
+from ppo_cases import advantages, config, letters, metrics, prepare, start
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -92,7 +92,7 @@ def whole(ppo: Ppo, completion: Completion) -> tuple[Tensor, list[int]]:
 
 def test_log_probabilities_and_values_are_those_of_plain_passes(ppo: Ppo, experience: Experience) -> None:
     """Each episode alone through the transformers models, read where something was sampled."""
-    columns, _ = ppo.advantages(experience)
+    columns, _ = advantages(ppo, experience)
     critic = ppo.actors.critic
     assert critic is not None and ppo.actors.reference is not None
     for n, completion in enumerate(experience.completions):
@@ -115,7 +115,7 @@ def test_log_probabilities_and_values_are_those_of_plain_passes(ppo: Ppo, experi
 
 def test_advantages_step_over_what_was_not_sampled(ppo: Ppo, experience: Experience) -> None:
     """δ and GAE written out token by token over the sampled ones alone, the score at the last of them."""
-    columns, _ = ppo.advantages(experience)
+    columns, _ = advantages(ppo, experience)
     for n, completion in enumerate(experience.completions):
         length = len(completion.ids)
         value, old, reference = (
@@ -135,7 +135,7 @@ def test_advantages_step_over_what_was_not_sampled(ppo: Ppo, experience: Experie
 
 def test_the_gradient_is_that_of_a_plain_pass_over_sampled_tokens(ppo: Ppo, experience: Experience) -> None:
     """-Σ A·log π over the sampled tokens alone, by hand; nothing comes from what was inserted."""
-    columns, _ = ppo.advantages(experience)
+    columns, _ = advantages(ppo, experience)
     policy = ppo.actors.policy
     objective = policy_objective(ppo.config)
     policy.zero_grad()
@@ -244,7 +244,7 @@ def test_episodes_that_wait_for_their_update_survive_a_stop(folder: Path, tmp_pa
 
 def test_two_processes_play_as_one(folder: Path, tmp_path: Path) -> None:
     changes = TALK | {"train": {"batch_size": 10, "learning_rate": 1e-3}, "minibatches": 4, "data": {"validation": 1}}
-    alone = start(tmp_path / "alone", config(folder, **changes), None, allow_code=True)
+    alone = start(tmp_path / "alone", config(folder, **changes), allow_code=True)
     place = prepare(tmp_path / "two")
     tiny.checkpoint(place / "model", spread=0.4)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from http_server import serving
-from ppo_cases import config, letters, metrics, prepare, start
+from ppo_cases import advantages, config, letters, metrics, prepare, start
 from safetensors.torch import load_file
 from served_cases import launch
 
@@ -153,7 +153,7 @@ def test_a_failed_completion_does_not_touch_the_update(folder: Path, tmp_path: P
     orders = [ppo.learner.minibatches(0, epoch) for epoch in range(settings.ppo_epochs)]
     experience = ppo.supply.score(completions, orders[0])
     # an update by hand on the rest alone
-    columns, _ = ppo.advantages(experience)
+    columns, _ = advantages(ppo, experience)
     rest = [[[n for n in part if n in known] for part in order] for order in orders]
     ppo.learner.optimise(experience.rollouts, columns, rest, 1.0, ["policy"], settings.kl.coef)
     by_hand = ppo.actors.policy.model.state_dict()

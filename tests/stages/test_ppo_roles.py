@@ -26,6 +26,7 @@ from alignkit.runs import Run
 from alignkit.sampling import Sampler
 from alignkit.scorer import load_scorer, save_scorer
 from alignkit.stages.ppo import Ppo
+from alignkit.supply import Supply
 
 RUNTIME = RuntimeOptions(trackers=[], device="cpu")
 LORA: dict[str, Any] = {"lora": {"r": 4}}
@@ -228,6 +229,36 @@ def test_the_saved_pass_changes_nothing(
         assert rows == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     assert any(line.get("objective/kl", 0.0) > 1e-4 for line in metrics(saved))
     assert any(line.get("objective/failed", 0.0) > 0 for line in metrics(saved)) == (reward is _unsure)
+
+
+@pytest.mark.parametrize("reward", [letters, _unsure])
+@pytest.mark.parametrize("roles", ["separate", "adapters"])
+def test_a_critic_that_judges_as_it_trains_learns_what_it_would(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roles: str, reward: Any
+) -> None:
+    """With one step a pass, the critic's first one gives the values, and no pass of their own is made for them."""
+    model = {"lora": {"r": 4}} if roles == "adapters" else {}
+    settings = config(
+        folder, roles=roles, model=model, minibatches=1, score_scaling="running", kl={"coef": 0.1},
+        train={"steps": 4, "learning_rate": 1e-2 if model else 3e-3},
+    )  # fmt: skip
+    read: list[int] = []
+
+    def counted(*args: Any) -> Tensor:
+        read.append(1)
+        return values(*args)
+
+    monkeypatch.setattr("alignkit.stages.ppo.values", counted)
+    joined = start(tmp_path / "joined", settings, reward)
+    failed = [line.get("objective/failed", 0.0) > 0 for line in metrics(joined) if "objective/score" in line]
+    assert len(read) == sum(failed) and (sum(failed) > 0) == (reward is _unsure)
+    small = start(tmp_path / "small", settings, reward, token_budget=150)
+    monkeypatch.setattr(Supply, "any_failed", lambda *_: True)
+    apart = start(tmp_path / "apart", settings, reward)
+    for ours, rows, theirs in zip(metrics(joined), metrics(small), metrics(apart), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
+        assert rows == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    assert any(line.get("critic/error", 0.0) > 1e-3 for line in metrics(joined))
 
 
 def _coarse(completions: list[Completion]) -> Scores:
