@@ -65,17 +65,6 @@ def _check_prompt(messages: Sequence[Message], field: str) -> None:
         raise ValueError(f"`{field}` ends with the assistant's turn; it must end where the assistant is to answer")
 
 
-def _check_number(field: str, values: Sequence[float] | None, responses: Sequence[Messages]) -> None:
-    if values is not None and len(values) != len(responses):
-        raise ValueError(f"`{field}` holds {len(values)} values for {len(responses)} responses; give one for each")
-
-
-def _check_responses(responses: Sequence[Messages]) -> None:
-    for index, response in enumerate(responses):
-        if not response or response[-1].role != "assistant":
-            raise ValueError(f"no response: `responses[{index}]` must end with the assistant's turn")
-
-
 class Document(Record):
     """Text to pretrain on."""
 
@@ -111,17 +100,13 @@ class Demonstration(Record):
         return self
 
 
-class Comparison(Record):
-    """One prompt, two or more responses, and their ranking."""
+class Answers(Record):
+    """A prompt and several responses to it."""
 
     prompt: Messages = Field(min_length=1)
     """The turns before the responses."""
     responses: tuple[Messages, ...] = Field(min_length=1)
     """The responses, each one or more turns that end with the assistant's. An empty text is a response too."""
-    ranks: tuple[int, ...]
-    """The rank of each response: 1 is best, equal ranks are ties."""
-    margins: tuple[float, ...] | None = None
-    """A score for each response, where its judge gave one; higher is better."""
     tools: Tools | None = None
     """JSON schemas of the tools the assistant may call."""
     id: str | None = None
@@ -132,37 +117,46 @@ class Comparison(Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_prompt(self.prompt, "prompt")
+        for index, response in enumerate(self.responses):
+            if not response or response[-1].role != "assistant":
+                raise ValueError(f"no response: `responses[{index}]` must end with the assistant's turn")
+        return self
+
+    def _check_number(self, field: str, values: Sequence[float] | None) -> None:
+        if values is not None and len(values) != len(self.responses):
+            raise ValueError(
+                f"`{field}` holds {len(values)} values for {len(self.responses)} responses; give one for each"
+            )
+
+
+class Comparison(Answers):
+    """One prompt, two or more responses, and their ranking."""
+
+    ranks: tuple[int, ...]
+    """The rank of each response: 1 is best, equal ranks are ties."""
+    margins: tuple[float, ...] | None = None
+    """A score for each response, where its judge gave one; higher is better."""
+
+    @model_validator(mode="after")
+    def _check_ranking(self) -> Self:
         if len(self.responses) < 2:
             raise ValueError("a ranking needs at least two `responses`, and has one")
-        _check_number("ranks", self.ranks, self.responses)
-        _check_number("margins", self.margins, self.responses)
+        self._check_number("ranks", self.ranks)
+        self._check_number("margins", self.margins)
         if len(set(self.ranks)) == 1:
             raise ValueError("all responses are tied: the ranking says nothing; give different `ranks`")
-        _check_responses(self.responses)
         return self
 
 
-class Candidates(Record):
+class Candidates(Answers):
     """A prompt and responses to it that are still to be labelled."""
 
-    prompt: Messages = Field(min_length=1)
-    """The turns before the responses."""
-    responses: tuple[Messages, ...] = Field(min_length=1)
-    """The responses, each one or more turns that end with the assistant's. An empty text is a response too."""
     ranks: tuple[int, ...] | None = None
     """The rank that the row gives each response, to be replaced: 1 is best. null: none."""
-    tools: Tools | None = None
-    """JSON schemas of the tools the assistant may call."""
-    id: str | None = None
-    """A name, unique in its file."""
-    columns: dict[str, Any] = Field(default_factory=dict)
-    """Everything else the row carried, but margins."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_prompt(self.prompt, "prompt")
-        _check_number("ranks", self.ranks, self.responses)
-        _check_responses(self.responses)
+    def _check_ranks(self) -> Self:
+        self._check_number("ranks", self.ranks)
         return self
 
 

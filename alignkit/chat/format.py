@@ -1,41 +1,33 @@
 """Conversations as tokens with weights, exactly as they will be served. It does not know data sets or stages."""
 
 import json
-import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from alignkit.chat.contract import Chat, Template, unrendered
+from alignkit.chat.contract import Template
 from alignkit.chat.files import RECORD, as_list, generation_config_of, record_of, sources, write_generation_config
-from alignkit.chat.shape import Shape, probe
+from alignkit.chat.render import Rendering, Tools
+from alignkit.chat.shape import probe
 from alignkit.chat.tokens import Encoder, add_special_tokens, token_id
 from alignkit.config import InputError, content_hash
-from alignkit.records import Message, ToolCall
+from alignkit.records import Message
 from alignkit.trie import TokenSequence
 
-logger = logging.getLogger(__name__)
-Tools = Sequence[dict[str, Any]] | None
 
-
-@dataclass(frozen=True)
-class ChatFormat:
+@dataclass(frozen=True, kw_only=True)
+class ChatFormat(Rendering):
     """How one model is spoken to: its template, its special tokens, and the token contract over both.
 
     Every trained answer is one sequence: the context as the template will serve it, then the answer up to and
-    including its end-of-turn token. What a template leaves out of a conversation is an error, or, with
-    on_unrendered "warn" (what a model sampled must be scored whatever it looks like), said once and counted.
+    including its end-of-turn token.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    template: Template
-    shape: Shape
-    encoder: Encoder
     end_id: int
     """The end-of-turn token of a plain answer."""
     stop_ids: tuple[int, ...]
@@ -46,10 +38,6 @@ class ChatFormat:
     """Of the template, its keyword arguments and its special tokens."""
     new_ids: tuple[int, ...] = ()
     """Token ids that the tokenizer did not have before; the model needs rows for them (`extend_embeddings`)."""
-    on_unrendered: Literal["error", "warn"] = "error"
-    counts: Counter[str] = field(default_factory=Counter)
-    """What happened so far: sequences, merged_boundaries, control_text, thinking_off, unextended_turns, and
-    "unrendered: …" by message part, "unrendered: assistant" being a turn that had to be taken as it was written."""
 
     @classmethod
     def load(
@@ -131,10 +119,7 @@ class ChatFormat:
         texts: list[str] = []
         for number, (messages, tools) in enumerate(conversations, 1):
             with _numbered(number, len(conversations)):
-                chat = self.as_chat(messages)
-                text = self.template.render(chat, tools, True)
-                self._check(chat, len(chat), tools, (text, ""))
-                texts.append(text)
+                texts.append(self.asked(messages, tools))
         ids = self.encoder.encode(texts)
         for number, one in enumerate(ids, 1):
             with _numbered(number, len(ids)):
@@ -163,7 +148,7 @@ class ChatFormat:
                 if not trained:
                     raise InputError("no assistant message with a weight above 0: there is nothing to train on")
                 for at in trained:
-                    texts.append(self._turn(chat, at, tools))
+                    texts.append(self.turn(chat, at, tools))
                     places.append((number - 1, messages[at]))
         sequences: list[list[TokenSequence]] = [[] for _ in conversations]
         for (number, message), (context, answer) in zip(places, self._encode(texts), strict=True):
@@ -193,7 +178,7 @@ class ChatFormat:
                 messages = [*prompt, *continuation]
                 chat = self.as_chat(messages)
                 answers = [i for i in range(len(prompt), len(chat)) if chat[i]["role"] == "assistant"]
-                texts += [self._turn(chat, at, tools) for at in answers]
+                texts += [self.turn(chat, at, tools) for at in answers]
                 finished.append([messages[at].finished for at in answers])
         encoded = iter(self._encode(texts))
         sequences: list[TokenSequence] = []
@@ -241,49 +226,6 @@ class ChatFormat:
 
     # ------------------------------------------------------------------------------------------------------ inside
 
-    def as_chat(self, messages: Sequence[Message]) -> Chat:
-        """Messages as templates see them. Reasoning goes by both names that templates use."""
-        chat: Chat = []
-        for message in messages:
-            parts: dict[str, Any] = {"role": message.role, "content": message.content}
-            if message.reasoning:
-                parts["reasoning_content"] = parts["thinking"] = message.reasoning
-            if message.tool_calls:
-                parts["tool_calls"] = [_call(call) for call in message.tool_calls]
-            parts |= {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
-            chat.append(self.encoder.mark(parts))
-            self.counts["control_text"] += chat[-1] != parts
-        return chat
-
-    def _turn(self, chat: Chat, at: int, tools: Tools) -> tuple[str, str]:
-        """The texts of the context and of the answer up to its end-of-turn token, with every part found in them."""
-        try:
-            context, answer, thinking_off = self.template.answer(chat, at, tools)
-        except InputError as error:
-            if self.on_unrendered == "error":
-                raise
-            context, answer, thinking_off = self.template.as_written(chat, at, tools)
-            self._count_unrendered("assistant", str(error).partition("; ")[0])
-        self.counts["thinking_off"] += thinking_off
-        answer = self.shape.cut(answer, chat[at], self.encoder.specials)
-        self._check(chat, at, tools, (context, answer))
-        return context, answer
-
-    def _check(self, chat: Chat, at: int, tools: Tools, texts: tuple[str, str]) -> None:
-        for part in unrendered(self.template, chat, at, tools, texts):
-            fault = f"the template {self.template.name} leaves out {part}"
-            if self.on_unrendered == "error":
-                raise InputError(
-                    f"{fault}; take it out of the data, choose another chat_template, or have such conversations "
-                    "counted with on_unrendered: warn"
-                )
-            self._count_unrendered(part, fault)
-
-    def _count_unrendered(self, part: str, fault: str) -> None:
-        if not self.counts[f"unrendered: {part}"]:
-            logger.warning(f"{fault}; this and what else is like it is counted")
-        self.counts[f"unrendered: {part}"] += 1
-
     def _check_context(self, ids: Sequence[int]) -> None:
         if not ids:
             raise InputError("the prompt is empty")
@@ -301,11 +243,6 @@ class ChatFormat:
 def _weights(answer: Sequence[int], weight: float, finished: bool) -> list[float]:
     """Of an answer's tokens, the last of which ends the turn: who was cut off did not choose it."""
     return [weight] * (len(answer) - 1) + [weight if finished else 0.0]
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"type": "function", "id": call.id or "", "function": function}
 
 
 @contextmanager
