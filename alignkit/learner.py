@@ -70,13 +70,13 @@ class Learner:
         names: Sequence[str],
         kl_coef: float,
         number: int = 0,
-        judged: Mapping[str, float] = MappingProxyType({}),
+        stepped: Mapping[str, float] = MappingProxyType({}),
     ) -> tuple[dict[str, float], Tensor, float]:
         """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps; where
         `columns` lack "old", the log-probabilities [N, T] that the only step read; and the mean |log π - log π_old| a
         token before the policy's first step, in nats, 0 where it takes none.
 
-        `judged`: the means of the critic's first step, where it has been taken.
+        `stepped`: the means of the critic's first step, where it has been taken.
         """
         config = self.config
         barred = self.actors.format.stop_ids if config.min_new_tokens else ()
@@ -93,8 +93,8 @@ class Learner:
             beside = self.beside(number * config.ppo_epochs * config.minibatches + step)
             means: dict[str, float] = {}
             for name in names:
-                if name == "critic" and not logs and judged:
-                    means |= judged
+                if name == "critic" and not logs and stepped:
+                    means |= stepped
                 else:
                     means |= self.step(name, rows, objectives[name], factor, beside if name == "policy" else [])
             if not logs and "policy" in names and "old" not in columns:  # the only step, on the rows as packed

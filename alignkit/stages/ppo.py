@@ -96,7 +96,7 @@ class Ppo:
         orders = with_scores(orders, experience.worth.total, self.actors.reduce)
         aim = self.aim(experience, taken.baseline)
         scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
-        value, stepped = self.judged(experience, aim, orders[0][0], factor)
+        value, stepped = self.judge(experience, aim, orders[0][0], factor)
         columns, judged = self.advantages(experience, aim, value)
         if not taken.read:
             del columns["old"]
@@ -181,7 +181,7 @@ class Ppo:
         total = worth.total if baseline is None else worth.total - baseline
         return replace(worth, total=total / divisor, steps=None if worth.steps is None else worth.steps / divisor)
 
-    def judged(
+    def judge(
         self, experience: Experience, aim: Scored, part: list[int], factor: float
     ) -> tuple[Tensor | None, dict[str, float]]:
         """The value before each token [N, T], if there is a critic; and, where the pass that reads it is the one that
