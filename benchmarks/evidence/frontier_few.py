@@ -1,6 +1,6 @@
-"""E9 for DPO where rankings are plenty: 8 openings, 3,000 rankings of 8 samples of each.
+"""E9 for DPO where rankings are plenty: 8 openings, and of each thousands of rankings of 8 samples.
 
-    python benchmarks/evidence/frontier_few.py --model DIR --stories FILE [--seeds 0 1 2] [--out DIR] [--quick]
+    python benchmarks/evidence/frontier_few.py --model DIR --stories FILE [--rankings 48000] [--seeds 0 1 2] [--out DIR]
 
 As `frontier_own.py`, for DPO alone at one β: what is missing to the frontier there, and not here, is rankings.
 """
@@ -15,12 +15,13 @@ from frontier_report import tables
 
 def main() -> None:
     asked = {name: ARGUMENTS[name] for name in ("model", "stories")}
+    asked["rankings"] = {"type": int, "default": 48_000, "help": "of all openings together"}
     options = options_of("frontier_few", __doc__, **asked)
     model, stories = str(options.given.model), Path(options.given.stories)
-    few = {} if options.quick else {"prompts": 8, "rankings": 24_000, "judged": 256}
+    few = {} if options.quick else {"prompts": 8, "rankings": options.given.rankings, "judged": 256}
     size = {**sizes(options.quick), **few, "betas": (), "dpo_betas": (0.05,)}
     found = [one_seed(options.out / str(seed), model, stories, size, seed) for seed in options.seeds]
-    write_results(options.results("frontier_few"), options, {"sizes": size, "runs": found})
+    write_results(options.results(f"frontier_few_{size['rankings']}"), options, {"sizes": size, "runs": found})
     print(tables(found))
 
 
