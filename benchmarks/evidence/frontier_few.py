@@ -1,6 +1,6 @@
 """E9 for DPO where rankings are plenty: 8 openings, and of each thousands of rankings of 8 samples.
 
-    python benchmarks/evidence/frontier_few.py --model DIR --stories FILE [--rankings 48000] [--seeds 0 1 2] [--out DIR]
+    python benchmarks/evidence/frontier_few.py --model DIR --stories FILE [--rankings 48000] [--seeds 0 1 2]
 
 As `frontier_own.py`, for DPO alone at one β: what is missing to the frontier there, and not here, is rankings.
 """
