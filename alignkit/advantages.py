@@ -31,23 +31,22 @@ WITHOUT_CRITIC: Mapping[str, Estimator] = MappingProxyType(
 def advantage_columns(
     config: PpoConfig,
     scores: Tensor,
+    rewards: Tensor,
     old: Tensor,
     reference: Tensor,
     mask: Tensor,
     kl_coef: float,
     value: Tensor | None = None,
-    steps: Tensor | None = None,
     reduce: rl.Reduce = lambda x: x,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The columns [N, T] that an update trains on, and what is logged of them.
 
     `scores` [N] are the whole rewards of N completions, `config.samples` of each prompt in a row (remax: less the
-    greedy answer's), not-a-number where there is none: that one's advantage is 0, and no other's depends on it. `old`
-    and `reference` [N, T] are their tokens' log-probabilities, `value` [N, T] the critic's, and `steps` [N, T] what
-    of the rewards stands inside the completions, if any of it does.
+    greedy answer's), not-a-number where there is none: that one's advantage is 0, and no other's depends on it.
+    `rewards` [N, T] are their tokens' (`token_rewards`), `old` and `reference` [N, T] the log-probabilities of these,
+    `value` [N, T] the critic's values.
     """
     known, online_dpo = ~scores.isnan(), config.advantage == "online_dpo"
-    rewards = token_rewards(config, scores, old, reference, mask, kl_coef, steps)
     columns, judged = {"old": old, "reference": reference}, dict[str, float]()
     group = torch.arange(len(mask)) // config.samples
     if config.compares:
@@ -74,16 +73,16 @@ def advantage_columns(
 def token_rewards(
     config: PpoConfig,
     scores: Tensor,
-    old: Tensor,
-    reference: Tensor,
+    log_ratio: Tensor,
     mask: Tensor,
     kl_coef: float,
     steps: Tensor | None = None,
 ) -> Tensor:
-    """The reward of every token, [N, T]; arguments as in `advantage_columns`. No score counts 0."""
+    """The reward of every token, [N, T]: of `scores` [N], of which `steps` [N, T], if any, stand inside completions, and
+    of log π/π_ref [N, T]. No score counts 0."""
     coef = kl_coef if config.kl.placement == "reward" and config.advantage != "online_dpo" else 0.0
-    kl, limit = rl.kl_k1(old, reference), config.kl.clamp
-    kl = kl if limit is None else kl.clamp(-limit, limit)
+    limit = config.kl.clamp
+    kl = log_ratio if limit is None else log_ratio.clamp(-limit, limit)
     scores = scores.nan_to_num()
     if steps is None:
         return rl.shaped_rewards(scores, kl, mask, coef)

@@ -161,7 +161,7 @@ def test_a_critic_that_judges_as_it_trains_descends_to_returns_of_its_own_values
         sequences.append(TokenSequence(ids, weights, token_columns={"reward": column}))
         following = carried = 0.0
         for t in reversed(range(length)):
-            value = float(critic.values[n, t])
+            value = float(critic.values[n, t].detach())
             carried = float(rewards[n, t]) + 0.9 * following - value + 0.9 * 0.7 * carried
             following = value
             errors.append(0.5 * carried**2)

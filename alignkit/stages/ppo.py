@@ -96,8 +96,9 @@ class Ppo:
         orders = with_scores(orders, experience.worth.total, self.actors.reduce)
         aim = self.aim(experience, taken.baseline)
         scored_at, factor = time.perf_counter(), schedule_factor(config.train, number, self.total)
-        value, stepped = self.judge(experience, aim, orders[0][0], factor)
-        columns, judged = self.advantages(experience, aim, value)
+        rewards = self.rewards(experience, aim)
+        value, stepped = self.judge(experience, rewards, orders[0][0], factor)
+        columns, judged = self.advantages(experience, aim, rewards, value)
         if not taken.read:
             del columns["old"]
         engine = None if taken.by_engine else engine_logps(experience.completions, experience.rollouts.mask)
@@ -181,24 +182,28 @@ class Ppo:
         total = worth.total if baseline is None else worth.total - baseline
         return replace(worth, total=total / divisor, steps=None if worth.steps is None else worth.steps / divisor)
 
+    def rewards(self, experience: Experience, aim: Scored) -> Tensor:
+        """What each token earns, [N, T]."""
+        mask, log_ratio = experience.rollouts.mask, rl.kl_k1(experience.old, experience.reference)
+        return token_rewards(
+            self.config, aim.total, log_ratio, mask, self.memory["kl_coef"], aim.inside(mask.shape[1])
+        )
+
     def judge(
-        self, experience: Experience, aim: Scored, part: list[int], factor: float
+        self, experience: Experience, rewards: Tensor, part: list[int], factor: float
     ) -> tuple[Tensor | None, dict[str, float]]:
         """The value before each token [N, T], if there is a critic; and, where the pass that reads it is the one that
         trains the critic on `part`, that step's means."""
-        config, critic, rollouts = self.config, self.actors.critic, experience.rollouts
+        critic, rollouts = self.actors.critic, experience.rollouts
         if critic is None:
             return experience.value, {}
-        if config.minibatches > 1 or self.supply.any_failed(aim):
+        if self.config.minibatches > 1 or self.supply.any_failed(experience.worth):
             return values(rollouts, critic, self.accelerator), {}
-        tokens = experience.old, experience.reference, rollouts.mask
-        steps, coef = aim.inside(rollouts.mask.shape[1]), self.memory["kl_coef"]
-        return self.learner.judge(rollouts, token_rewards(config, aim.total, *tokens, coef, steps), part, factor)
+        return self.learner.judge(rollouts, rewards, part, factor)
 
     def advantages(
-        self, experience: Experience, aim: Scored, value: Tensor | None
+        self, experience: Experience, aim: Scored, rewards: Tensor, value: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The columns [N, T] that the update trains on, and what is logged of them."""
-        tokens = experience.old, experience.reference, experience.rollouts.mask
-        steps, coef = aim.inside(experience.rollouts.mask.shape[1]), self.memory["kl_coef"]
-        return advantage_columns(self.config, aim.total, *tokens, coef, value, steps, self.actors.reduce)
+        tokens, coef = (experience.old, experience.reference, experience.rollouts.mask), self.memory["kl_coef"]
+        return advantage_columns(self.config, aim.total, rewards, *tokens, coef, value, self.actors.reduce)

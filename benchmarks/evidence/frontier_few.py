@@ -2,7 +2,7 @@
 
     python benchmarks/evidence/frontier_few.py --model DIR --stories FILE [--rankings 48000] [--seeds 0 1 2]
 
-As `frontier_own.py`, for DPO alone at one β: what is missing to the frontier there, and not here, is rankings.
+As `frontier_own.py`, for DPO alone at one β, with fewer openings and more rankings of each.
 """
 
 from pathlib import Path

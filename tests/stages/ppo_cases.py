@@ -66,7 +66,7 @@ def advantages(
     """The columns of an update, its values read by a pass of their own, and what is logged of them."""
     critic, aim = ppo.actors.critic, ppo.aim(experience, baseline)
     value = experience.value if critic is None else values(experience.rollouts, critic, ppo.accelerator)
-    return ppo.advantages(experience, aim, value)
+    return ppo.advantages(experience, aim, ppo.rewards(experience, aim), value)
 
 
 def metrics(run: Run) -> list[dict[str, float]]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from served_cases import launch
 
 from alignkit.actors import load_actors
-from alignkit.advantages import advantage_columns
+from alignkit.advantages import advantage_columns, token_rewards
 from alignkit.config import InputError, build
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import RuntimeOptions
@@ -102,13 +102,16 @@ def test_advantages_are_those_without_the_failed_completions(advantage: str, whi
     failed = torch.tensor([0, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1]).bool()
     given = torch.where(failed, torch.nan, scores)
     critic = value if advantage == "gae" else None
-    columns, judged = advantage_columns(made(samples), given, old, reference, mask, 0.1, critic)
+    rewards = token_rewards(made(samples), given, old - reference, mask, 0.1)
+    columns, judged = advantage_columns(made(samples), given, rewards, old, reference, mask, 0.1, critic)
     assert not columns["advantage"][failed].any() and columns["advantage"].isfinite().all()
     group, compares = torch.arange(n) // samples, made(samples).compares
     kept = ~failed & (group == 0) if compares else ~failed  # in the second group one is left: nothing to compare with
     rest = made(3 if compares else 1)
     part = None if critic is None else critic[kept]
-    expected, of_rest = advantage_columns(rest, scores[kept], old[kept], reference[kept], mask[kept], 0.1, part)
+    tokens = old[kept], reference[kept], mask[kept]
+    of_kept = token_rewards(rest, scores[kept], tokens[0] - tokens[1], mask[kept], 0.1)
+    expected, of_rest = advantage_columns(rest, scores[kept], of_kept, *tokens, 0.1, part)
     assert torch.allclose(columns["advantage"][kept], expected["advantage"], atol=1e-6)
     assert not columns["advantage"][~kept].any()
     assert judged["advantage/without_signal"] == pytest.approx(2 / 3)
