@@ -78,8 +78,8 @@ def token_rewards(
     kl_coef: float,
     steps: Tensor | None = None,
 ) -> Tensor:
-    """The reward of every token, [N, T]: of `scores` [N], of which `steps` [N, T], if any, stand inside completions, and
-    of log π/π_ref [N, T]. No score counts 0."""
+    """The reward of every token, [N, T]: of `scores` [N], of which `steps` [N, T], if any, stand inside completions,
+    and of log π/π_ref [N, T]. No score counts 0."""
     coef = kl_coef if config.kl.placement == "reward" and config.advantage != "online_dpo" else 0.0
     limit = config.kl.clamp
     kl = log_ratio if limit is None else log_ratio.clamp(-limit, limit)
