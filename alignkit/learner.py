@@ -73,7 +73,7 @@ class Learner:
         stepped: Mapping[str, float] = MappingProxyType({}),
     ) -> tuple[dict[str, float], Tensor, float]:
         """Optimizer steps of the models named, over all minibatches of all epochs; the means over these steps; where
-        `columns` lack "old", the log-probabilities [N, T] that the only step read; and the mean |log π - log π_old| a
+        `columns` lack "old", the log-probabilities [N, T] that the first step read; and the mean |log π - log π_old| a
         token before the policy's first step, in nats, 0 where it takes none.
 
         `stepped`: the means of the critic's first step, where it has been taken.
@@ -97,8 +97,9 @@ class Learner:
                     means |= stepped
                 else:
                     means |= self.step(name, rows, objectives[name], factor, beside if name == "policy" else [])
-            if not logs and "policy" in names and "old" not in columns:  # the only step, on the rows as packed
+            if not logs and "policy" in names and "old" not in columns:  # all tokens, on the rows as packed
                 old = rollouts.placed(read[: len(rows)]).get("logps", old)
+                columns = columns | {"old": old}
             logs.append(means)
         kept = [name for name in logs[0] if not name.endswith(("/loss", "/drift"))]
         means = {name: sum(log[name] for log in logs) / len(logs) for name in kept}

@@ -3,6 +3,7 @@
 They are drawn now, one update ahead, or by a server while the update before is trained.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from alignkit.records import Completion
 from alignkit.sampling import Sampled, Sampler
 from alignkit.scoring import Scored, scored
 from reward_models.scores import RewardFailure
+
+ROUNDING = 1e-5
+"""Nats a token, in the mean, up to which two float32 passes over the same tokens differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Taken:
     seconds: float = 0.0
     """What sampling took, of this update or, one ahead, of the next."""
     read: bool = True
-    """Whether `experience.old` is known: else the pass that trains reads it."""
+    """Whether `experience.old` is the last word on it: else the first pass that trains reads it."""
     by_engine: bool = False
     """Whether it is what the engine said."""
 
@@ -88,9 +92,13 @@ class Supply:
         part = part or self.draw(number)
         baseline = self.greedy_scores(part, number)
         # The pass that trains may be the one that reads, but only on the rows that were packed.
-        read = not config.reads_as_it_trains or "policy" not in names or self.any_failed(part.worth)
-        experience = self.score(part.completions, order, part.worth, read)
-        return Taken(part, experience, baseline, part.seconds, read)
+        joins = config.reads_as_it_trains and "policy" in names and not self.any_failed(part.worth)
+        experience = self.score(part.completions, order, part.worth, read=not joins)
+        if joins and config.kl_is_reward:
+            said = self.trusted(experience)
+            joins = said is not None
+            experience = replace(experience, old=self.read(experience.rollouts)[0] if said is None else said)
+        return Taken(part, experience, baseline, part.seconds, read=not joins)
 
     @contextmanager
     def overlapping(self, number: int) -> Iterator[tuple[Sampled, Callable[[], float]]]:
@@ -154,8 +162,22 @@ class Supply:
         )
         old, value = reference, None
         if read:
-            old, value = read_policy(rollouts, actors.policy, actors.accelerator, temperature)
+            old, value = self.read(rollouts)
         return Experience(completions, rollouts, worth, old, reference, value)
+
+    def read(self, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
+        """What the policy, and its value head if any, say of every token, [N, T] each."""
+        return read_policy(rollouts, self.actors.policy, self.actors.accelerator, self.config.temperature)
+
+    def trusted(self, experience: Experience) -> Tensor | None:
+        """[N, T] what the engine said of every token, where the KL may be reckoned from it: the update before found it
+        to be the trainer's but for rounding, which is small beside the policy's distance from the reference."""
+        mask, gap = experience.rollouts.mask, self.memory.get("engine_gap", math.inf)
+        said = engine_logps(experience.completions, mask)
+        if said is None or gap > ROUNDING:
+            return None
+        away = (said - experience.reference)[mask].abs().double()
+        return said if self.actors.mean(float(away.sum()), away.numel()) > 100 * gap else None
 
     def packed(self, completions: list[Completion], parts: list[list[int]] | None) -> Rollouts:
         """Completions as the rows of their minibatches."""

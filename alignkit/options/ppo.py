@@ -110,11 +110,15 @@ class PpoConfig(Config):
 
     @property
     def reads_as_it_trains(self) -> bool:
-        """Whether the only pass that trains also gives the log-probabilities as sampled: one step an update, and
-        no advantage that needs them before."""
-        free = self.kl.placement == "loss" or (self.kl.coef == 0 and self.kl.controller == "fixed")
-        steps_once = self.ppo_epochs == self.minibatches == 1
-        return free and steps_once and self.roles != "value_head" and self.advantage != "online_dpo"
+        """Whether the first pass that trains may also give the log-probabilities as sampled: its one minibatch holds
+        all tokens, and no advantage needs them before (where the KL is a reward: `kl_is_reward`)."""
+        return self.minibatches == 1 and self.roles != "value_head" and self.advantage != "online_dpo"
+
+    @property
+    def kl_is_reward(self) -> bool:
+        """Whether tokens are rewarded for staying near the reference."""
+        free = self.kl.coef == 0 and self.kl.controller == "fixed"
+        return self.kl.placement == "reward" and self.advantage != "online_dpo" and not free
 
     @property
     def overlaps(self) -> bool:

@@ -2,7 +2,7 @@
 
 What is better than expected is the choice `advantage` (`alignkit.advantages`), what the policy descends the choice
 `loss` (`alignkit.surrogates`). The first minibatch is trained on the rows that it was scored in; where it is the only
-one of a pass, the critic is trained on it in the pass that reads its values.
+one of a pass, values and log-probabilities as sampled are read in the pass that trains on it.
 """
 
 import time
@@ -135,6 +135,7 @@ class Ppo:
         options = self.config.rollouts
         cap = options.cap if options.correction == "truncated" else None
         found = mismatch(experience.old, engine, experience.rollouts.mask, cap, self.actors.reduce)
+        self.memory["engine_gap"] = found["sampling/logp_difference"]
         if number == 0 and options.engine != "transformers":
             check_engine(found, options.engine)
         return found

@@ -18,6 +18,7 @@ from alignkit.config import InputError, build
 from alignkit.experience import make_rollouts, read_policy, values
 from alignkit.likelihood import likelihood_objective
 from alignkit.loop import make_optimizer, update
+from alignkit.mismatch import engine_logps
 from alignkit.models import load_policy
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions
@@ -210,25 +211,65 @@ def _unsure(completions: list[Completion]) -> Scores:
     return Scores(total=tuple(score if sum(c.ids) % 5 else None for score, c in scores))
 
 
+GROUPS = {"advantage": "grpo", "samples": 4, "kl": {"coef": 0.02, "placement": "loss"}}
+SAVED = {
+    "kl-in-loss": (GROUPS, 0),
+    "kl-in-loss-epochs": (GROUPS | {"ppo_epochs": 3}, 0),
+    "kl-in-reward": ({"kl": {"coef": 0.1}}, 1),
+    "kl-in-reward-epochs": ({"kl": {"coef": 0.1}, "ppo_epochs": 3}, 1),
+}
+"""Changes of the small run, and the updates out of four that need a pass which reads the policy."""
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every pass that reads the policy and trains nothing."""
+    passes: list[int] = []
+
+    def counted(*args: Any) -> tuple[Tensor, Tensor | None]:
+        passes.append(1)
+        return read_policy(*args)
+
+    monkeypatch.setattr("alignkit.supply.read_policy", counted)
+    return passes
+
+
 @pytest.mark.parametrize("reward", [letters, _unsure])
+@pytest.mark.parametrize("case", SAVED)
 def test_the_saved_pass_changes_nothing(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: Any
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[int], case: str, reward: Any
 ) -> None:
-    """With one step an update and no KL in the reward, the training pass reads what the scoring pass would have."""
-    settings = config(
-        folder, advantage="grpo", samples=4, minibatches=1, ppo_epochs=1, kl={"coef": 0.02, "placement": "loss"},
-        train={"steps": 4},
-    )  # fmt: skip
-    assert settings.reads_as_it_trains and not config(folder, minibatches=1, ppo_epochs=1).reads_as_it_trains
+    """With one minibatch, the first pass that trains reads what the scoring pass would have; a KL that is a reward
+    comes from the engine once that has been found to say the same."""
+    changes, needed = SAVED[case]
+    settings = config(folder, **{"ppo_epochs": 1} | changes, minibatches=1, data={"validation": 0}, train={"steps": 4})
     saved = start(tmp_path / "saved", settings, reward)
+    failed = any(line.get("objective/failed", 0.0) > 0 for line in metrics(saved))
+    assert len(read) > needed if failed else len(read) == needed
     small = start(tmp_path / "small", settings, reward, token_budget=150)
     monkeypatch.setattr(PpoConfig, "reads_as_it_trains", property(lambda self: False))
-    read = start(tmp_path / "read", settings, reward)
-    for ours, rows, theirs in zip(metrics(saved), metrics(small), metrics(read), strict=True):
+    apart = start(tmp_path / "apart", settings, reward)
+    for ours, rows, theirs in zip(metrics(saved), metrics(small), metrics(apart), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
         assert rows == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     assert any(line.get("objective/kl", 0.0) > 1e-4 for line in metrics(saved))
-    assert any(line.get("objective/failed", 0.0) > 0 for line in metrics(saved)) == (reward is _unsure)
+    assert failed == (reward is _unsure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gap"), [({"train": {"learning_rate": 1e-12}}, 0.0), ({}, 1e-3)], ids=["policy stays", "engine errs"]
+)
+def test_the_engine_is_not_taken_at_its_word(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[int], changes: Any, gap: float
+) -> None:
+    """Rounding would be all the KL that a policy has which is its reference; and an engine may be another model."""
+    say = engine_logps
+    for place in ("stages.ppo", "supply"):
+        monkeypatch.setattr(f"alignkit.{place}.engine_logps", lambda *args: say(*args) + gap)
+    settings = config(folder, minibatches=1, data={"validation": 0}, **changes)
+    run = start(tmp_path / "run", settings, letters)
+    assert len(read) == settings.train.steps == 3
+    assert all(line["sampling/logp_difference"] == pytest.approx(gap, abs=1e-5) for line in metrics(run)[1:])
 
 
 @pytest.mark.parametrize("reward", [letters, _unsure])
@@ -247,6 +288,8 @@ def test_a_critic_that_judges_as_it_trains_learns_what_it_would(
     def counted(*args: Any) -> Tensor:
         read.append(1)
         return values(*args)
+
+    monkeypatch.setattr(Supply, "trusted", lambda *_: None)
 
     monkeypatch.setattr("alignkit.stages.ppo.values", counted)
     joined = start(tmp_path / "joined", settings, reward)
