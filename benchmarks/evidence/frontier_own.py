@@ -46,18 +46,14 @@ def main() -> None:
 
 
 def sizes(quick: bool) -> dict[str, Any]:
-    """Openings and samples of each, rankings and responses in one, updates and their batch, samples to judge by."""
+    """Openings and reference samples of each, rankings and responses in one; PPO's updates, their batch, how much of
+    it is one opening's, and the learning rate; samples to judge by."""
+    ours = {"drawn": 1, "learning_rate": 4e-4}
     if quick:
-        return {"prompts": 4, "samples": 64, "rankings": 32, "ranked": 4, "updates": 2, "batch": 16, "judged": 4}
-    return {
-        "prompts": 24,
-        "samples": 4096,
-        "rankings": 16_000,
-        "ranked": 8,
-        "updates": 200,
-        "batch": 512,
-        "judged": 64,
-    }
+        few = {"prompts": 4, "samples": 64, "rankings": 32, "ranked": 4, "updates": 2, "batch": 16, "judged": 4}
+        return few | ours
+    many = {"prompts": 24, "samples": 4096, "rankings": 16_000, "ranked": 8, "updates": 200, "batch": 512}
+    return many | ours | {"judged": 64}
 
 
 def one_seed(folder: Path, model: str, stories: Path, size: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -91,9 +87,10 @@ def ranked(model: Path, own: list[str], size: dict[str, Any], seed: int) -> list
 
 def ppo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
     """PPO on gold for each β."""
-    train = {"learning_rate": 4e-4, "batch_size": size["batch"], "steps": size["updates"]}
+    train = {"learning_rate": size["learning_rate"], "batch_size": size["batch"], "steps": size["updates"]}
     gold = {name: stage for name, stage in on_rewards(model, files, size).items() if name.startswith("ppo-gold")}
-    return {name: stage | {"train": train, "ppo_epochs": 1} for name, stage in gold.items()}
+    own = {"train": train, "ppo_epochs": 1, "samples": size["drawn"]}
+    return {name: stage | own for name, stage in gold.items()}
 
 
 def dpo(model: str, files: dict[str, str], size: dict[str, Any]) -> Chain:
