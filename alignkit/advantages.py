@@ -80,7 +80,7 @@ def token_rewards(
 ) -> Tensor:
     """The reward of every token, [N, T]: of `scores` [N], of which `steps` [N, T], if any, stand inside completions,
     and of log π/π_ref [N, T]. No score counts 0."""
-    coef = kl_coef if config.kl.placement == "reward" and config.advantage != "online_dpo" else 0.0
+    coef = kl_coef if config.kl_is_reward else 0.0
     limit = config.kl.clamp
     kl = log_ratio if limit is None else log_ratio.clamp(-limit, limit)
     scores = scores.nan_to_num()

@@ -111,7 +111,7 @@ class PpoConfig(Config):
     @property
     def reads_as_it_trains(self) -> bool:
         """Whether the first pass that trains may also give the log-probabilities as sampled: its one minibatch holds
-        all tokens, and no advantage needs them before (where the KL is a reward: `kl_is_reward`)."""
+        all tokens, and no advantage needs them before, other than through a KL that is a reward."""
         return self.minibatches == 1 and self.roles != "value_head" and self.advantage != "online_dpo"
 
     @property

@@ -290,7 +290,6 @@ def test_a_critic_that_judges_as_it_trains_learns_what_it_would(
         return values(*args)
 
     monkeypatch.setattr(Supply, "trusted", lambda *_: None)
-
     monkeypatch.setattr("alignkit.stages.ppo.values", counted)
     joined = start(tmp_path / "joined", settings, reward)
     failed = [line.get("objective/failed", 0.0) > 0 for line in metrics(joined) if "objective/score" in line]
