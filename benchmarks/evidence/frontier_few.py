@@ -2,8 +2,8 @@
 
     python benchmarks/evidence/frontier_few.py --model DIR --stories FILE [--of ppo] [--rankings 48000] [--seeds 0 1 2]
 
-As `frontier_own.py`, with fewer openings: PPO in 600 updates of 64 samples of each opening, or DPO at one β on as many
-rankings as are asked for.
+As `frontier_own.py`, with fewer openings: PPO in 600 updates of 64 samples of each opening, or DPO on as many rankings
+as are asked for.
 """
 
 from pathlib import Path
@@ -13,23 +13,24 @@ from frontier import ARGUMENTS
 from frontier_own import one_seed, sizes
 from frontier_report import tables
 
-PPO = {"betas": (0.1, 0.05), "dpo_betas": (), "rankings": 0, "updates": 600, "drawn": 64, "learning_rate": 3e-4}
+FEW = {"prompts": 8, "judged": 256, "updates": 600, "drawn": 64, "learning_rate": 3e-4}
 
 
 def main() -> None:
-    asked = {name: ARGUMENTS[name] for name in ("model", "stories")}
+    asked = {**ARGUMENTS, "betas": {**ARGUMENTS["betas"], "default": [0.1, 0.05]}}
     asked["of"] = {"choices": ("ppo", "dpo"), "default": "dpo", "help": "whose policies"}
     asked["rankings"] = {"type": int, "default": 48_000, "help": "dpo: of all openings together"}
     options = options_of("frontier_few", __doc__, **asked)
-    model, stories, of_ppo = str(options.given.model), Path(options.given.stories), options.given.of == "ppo"
-    own = PPO if of_ppo else {"betas": (), "dpo_betas": (0.05,), "rankings": options.given.rankings}
-    few = {} if options.quick else {"prompts": 8, "judged": 256, **own}
-    size = {**sizes(options.quick), "betas": own["betas"], "dpo_betas": own["dpo_betas"], **few}
-    found = [
-        one_seed(options.out / options.given.of / str(seed), model, stories, size, seed) for seed in options.seeds
-    ]
-    name = f"frontier_few_{'ppo' if of_ppo else size['rankings']}"
-    write_results(options.results(name), options, {"sizes": size, "runs": found})
+    given, size = options.given, sizes(options.quick)
+    if not options.quick:
+        size |= {**FEW, "rankings": given.rankings}
+    if given.of == "ppo":
+        name, size = "ppo", {**size, "rankings": 0, "betas": given.betas, "dpo_betas": []}
+    else:
+        name, size = str(size["rankings"]), {**size, "betas": [], "dpo_betas": given.betas}
+    model, stories, folder = str(given.model), Path(given.stories), options.out / name
+    found = [one_seed(folder / str(seed), model, stories, size, seed) for seed in options.seeds]
+    write_results(options.results(f"frontier_few_{name}"), options, {"sizes": size, "runs": found})
     print(tables(found))
 
 
