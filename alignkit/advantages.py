@@ -19,13 +19,19 @@ WITHOUT_CRITIC: Mapping[str, Estimator] = MappingProxyType(
         "grpo": lambda rewards, mask, group, _: rl.group_advantages(rewards.sum(1), group, scale=True)[:, None] * mask,
         "dr_grpo": lambda rewards, mask, group, _: rl.group_advantages(rewards.sum(1), group, False)[:, None] * mask,
         "reinforce_plus_plus": lambda rewards, mask, _, gamma: rl.reward_to_go(rewards, mask, gamma),
-        "reinforce_plus_plus_baseline": lambda rewards, mask, group, gamma: (
-            rl.reward_to_go(rewards, mask, gamma) - rl.group_means(rewards.sum(1), group)[:, None] * mask
-        ),
+        "reinforce_plus_plus_baseline": lambda rewards, mask, group, _: _above_group(rewards, mask, group),
         "remax": lambda rewards, mask, *_: rewards.sum(1)[:, None] * mask,
     }
 )
 """(rewards [N, T], mask [N, T], the prompt of each completion [N], gamma) -> advantages [N, T], before whitening."""
+
+
+def _above_group(rewards: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    """[N, T] the rewards from each token on less the mean of the group's whole rewards, exactly 0 where these are all
+    equal and stand at the end."""
+    total = rewards.sum(1)
+    before = rl.reward_to_go(rewards, mask) - total[:, None]
+    return (before + rl.above_group_means(total, group)[:, None]) * mask
 
 
 def advantage_columns(

@@ -1,12 +1,14 @@
 """The language model that a judge asks: in a folder, answering greedily, or behind a server. Knows no reward."""
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.contents import Contents
 from alignkit.generate import rollout
 from alignkit.guidelines import read_judge
 from alignkit.models import load_policy, load_tokenizer
@@ -14,7 +16,7 @@ from alignkit.options.judge import AskedModel, JudgeSource
 from alignkit.options.shared import ModelOptions
 from alignkit.records import Message, Prompt
 from reward_models.endpoint import cached, endpoint
-from reward_models.judge import Ask, Compare, Messages, comparison
+from reward_models.judge import CUT, Ask, Compare, Messages, comparison
 
 
 def local_judge(
@@ -42,7 +44,7 @@ def local_judge(
             temperature=0.0,
             token_budget=token_budget,
         )
-        return [answer.response.content for answer in answers]
+        return [answer.response.content + ("" if answer.finished else CUT) for answer in answers]
 
     return ask
 
@@ -51,7 +53,8 @@ def asked(source: AskedModel, group: str, **held: Any) -> Ask:
     """The language model that a judge's options name, with its memory. `group`: their place in the recipe; `held`:
     device, precision and token budget of a local model. Raises InputError."""
     if source.path is not None:
-        ask, answers = local_judge(source.path, max_new_tokens=source.max_new_tokens, **held), source.path
+        ask = local_judge(source.path, max_new_tokens=source.max_new_tokens, **held)
+        answers = "" if source.cache is None else Contents().of(Path(source.path))
     else:
         key = None if source.key_variable is None else os.environ.get(source.key_variable)
         if source.key_variable is not None and not key:

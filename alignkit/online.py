@@ -56,6 +56,10 @@ class _State:
     """How the guard ended the run, if it did."""
     due: bool = False
     """Whether the validation after this update is still to be made."""
+    latest: dict[str, float] = field(default_factory=dict[str, float])
+    """The last validation's metrics."""
+    seconds: float = 0.0
+    tokens: float = 0.0
     memory: dict[str, float] = field(default_factory=dict[str, float])
     kept: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -90,9 +94,6 @@ class _Loop:
         rolls_back = online.guard is not None and online.guard.rolls_back()
         self.best = Best(keeps=bool(options.patience) or rolls_back)
         self.state = _State()
-        self.latest: dict[str, float] = {}
-        self.seconds = self.tokens = 0.0
-        self.updates = 0
 
     def go(self) -> Path:
         self.resume()
@@ -118,7 +119,7 @@ class _Loop:
                     self.validate()
                 if number % self.checkpoint_every == 0 and number < self.total:
                     self.checkpoint()
-        metrics = self.latest or self.best.metrics
+        metrics = self.state.latest or self.best.metrics
         if self.best.weights and (self.state.ended == "roll_back" or (self.options.patience and not self.state.ended)):
             self.best.put_back(self.model)
             metrics = self.best.metrics
@@ -143,9 +144,8 @@ class _Loop:
         self.accelerator.wait_for_everyone()  # a launcher ends the others once one has left
 
     def count(self, metrics: dict[str, float]) -> None:
-        self.updates += 1
-        self.seconds += metrics["seconds"]
-        self.tokens += metrics["tokens_per_second"] * metrics["seconds"]
+        self.state.seconds += metrics["seconds"]
+        self.state.tokens += metrics["tokens_per_second"] * metrics["seconds"]
 
     def validate(self) -> None:
         if self.online.validate is None:
@@ -157,7 +157,7 @@ class _Loop:
             self.rescue()
             raise
         self.state.due = False
-        self.latest = metrics
+        self.state.latest = metrics
         self.run.log(self.state.update, {f"validation/{name}": value for name, value in metrics.items()})
         if self.guard is not None and (breach := fallen(self.guard, objective, self.best.objective)):
             self.heed([breach])
@@ -210,8 +210,8 @@ class _Loop:
         if self.accelerator.is_main_process:
             self.online.save(self.run.model_dir)
         self.accelerator.wait_for_everyone()
-        seconds = max(self.seconds, 1e-9)
-        examples = self.updates * self.options.batch_size
-        rates = {"examples_per_second": examples / seconds, "tokens_per_second": self.tokens / seconds}
+        seconds = max(self.state.seconds, 1e-9)
+        examples = self.state.update * self.options.batch_size
+        rates = {"examples_per_second": examples / seconds, "tokens_per_second": self.state.tokens / seconds}
         self.run.finish(metrics, rates, peak_memory_bytes(self.accelerator.device))
         return self.run.model_dir

@@ -17,13 +17,14 @@ from alignkit.trie import TrieBatch, sum_by_owner
 PairLoss = Callable[[Tensor, Tensor, DpoConfig], Tensor]
 
 
-def _sigmoid(chosen: Tensor, rejected: Tensor, config: DpoConfig) -> Tensor:
-    return preferences.sigmoid(chosen, rejected, config.beta, config.label_smoothing, config.margin)
+def _sigmoid(chosen: Tensor, rejected: Tensor, config: DpoConfig, margin: float = 0.0) -> Tensor:
+    return preferences.sigmoid(chosen, rejected, config.beta, config.label_smoothing, margin)
 
 
 LOSSES: Mapping[LossName, PairLoss] = MappingProxyType(
     {
-        **dict.fromkeys(("sigmoid", "sigmoid_norm", "simpo", "cpo", "aot", "aot_unpaired"), _sigmoid),
+        **dict.fromkeys(("sigmoid", "sigmoid_norm", "cpo", "aot", "aot_unpaired"), _sigmoid),
+        "simpo": lambda chosen, rejected, o: _sigmoid(chosen, rejected, o, o.margin),
         "hinge": lambda chosen, rejected, o: preferences.hinge(chosen, rejected, o.beta),
         "ipo": lambda chosen, rejected, o: preferences.ipo(chosen, rejected, o.beta),
         "robust": lambda chosen, rejected, o: preferences.robust(chosen, rejected, o.beta, o.label_smoothing),

@@ -246,6 +246,15 @@ class Scores(Record):
     steps: tuple[tuple[tuple[int, float], ...], ...] | None = None
     """Rewards inside a response: for each completion, (index of the token in its `ids`, reward) pairs."""
 
+    @property
+    def whole(self) -> tuple[float | None, ...]:
+        """The reward of each completion with what of it stands inside."""
+        inside = self.steps or ((),) * len(self.total)
+        return tuple(
+            None if total is None else total + sum(value for _, value in pairs)
+            for total, pairs in zip(self.total, inside, strict=True)
+        )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         columns = {**self.parts, **({} if self.steps is None else {"steps": self.steps})}

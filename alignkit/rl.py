@@ -84,6 +84,15 @@ def group_means(x: Tensor, group: Tensor) -> Tensor:
     return torch.zeros_like(x).index_add(0, numbers, x)[numbers] / size.to(x.dtype)
 
 
+def above_group_means(x: Tensor, group: Tensor) -> Tensor:
+    """Each item less the mean over its group, [N] -> [N]: exactly 0 where a group's items are all equal, whose mean
+    rounds to something else (and Adam makes a step of any gradient)."""
+    numbers, _ = _groups(group)
+    lowest = torch.full_like(x, torch.inf).scatter_reduce(0, numbers, x, "amin")
+    above = x - lowest[numbers]
+    return above - group_means(above, group)
+
+
 def _groups(group: Tensor) -> tuple[Tensor, Tensor]:
     """A number for each item's group, below N, and the size of each item's group, [N] int64 both."""
     first = torch.searchsorted(group.sort().values, group)  # one number per group, below N
@@ -102,7 +111,7 @@ def group_advantages(rewards: Tensor, group: Tensor, leave_one_out: bool = True,
     size = _groups(group)[1].to(rewards.dtype)
     if bool((size < 2).any()):
         raise ValueError("a group of one sample has no baseline: sample each prompt at least twice")
-    advantages = rewards - group_means(rewards, group)
+    advantages = above_group_means(rewards, group)
     if scale:
         variance = group_means(advantages**2, group) * size / (size - 1)
         return advantages / (variance.sqrt() + 1e-4)

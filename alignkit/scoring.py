@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from alignkit.config import InputError
 from alignkit.options.ppo import PpoConfig
-from alignkit.records import Completion, Scores
+from alignkit.records import Completion
 from alignkit.rl import Reduce
 from alignkit.together import together
 from reward_models.running import moments, observe
-from reward_models.scores import Reward, RewardFailure, checked, shown
+from reward_models.scores import Reward, RewardFailure, valued
 
 NONE_LEFT = "reward: it failed on every completion; nothing is left to go by"
 
@@ -55,19 +54,16 @@ class Scored:
 
 
 def scored(completions: list[Completion], reward: Reward, config: PpoConfig) -> Scored:
-    """What completions are worth. Raises InputError, on all ranks at once, for a score that is not a number."""
-
-    def found() -> Scores:
-        scores = reward(completions) if completions else Scores(total=())
-        checked([0.0 if score is None else score for score in scores.total], completions, config.reward.kind)
-        return scores
-
-    given = together(found)
+    """What completions are worth. Raises RewardFailure, on all ranks at once, where the reward raises or gives what is
+    no number."""
+    given = together(lambda: valued(completions, reward, config.reward.kind))
     total = settle_length(_column(given.total), completions, config)
     parts = {name: _column(values) for name, values in given.parts.items()}
     if given.steps is None:
         return Scored(total, parts)
     steps = placed_steps(given.steps, completions)
+    if config.missing_eos.rule == "replace":
+        steps[torch.tensor([not completion.finished for completion in completions], dtype=torch.bool)] = 0.0
     return Scored(total + steps.sum(1), parts, steps)
 
 
@@ -121,15 +117,10 @@ def settle_length(scores: Tensor, completions: list[Completion], config: PpoConf
 
 
 def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], completions: list[Completion]) -> Tensor:
-    """Rewards inside completions, (token, reward) pairs, at their tokens: [N, T]. Raises InputError."""
+    """Rewards inside completions, (token, reward) pairs, at their tokens: [N, T]."""
     placed = torch.zeros(len(completions), max((len(completion.ids) for completion in completions), default=0))
-    for n, (pairs, completion) in enumerate(zip(steps, completions, strict=True)):
+    for n, pairs in enumerate(steps):
         for token, reward in pairs:
-            if not 0 <= token < len(completion.ids) or not math.isfinite(reward):
-                raise InputError(
-                    f"reward: completion {n} has {len(completion.ids)} tokens, and a step gives its token {token} the "
-                    f"reward {reward}: {shown(completion)}"
-                )
             placed[n, token] += reward
     return placed
 

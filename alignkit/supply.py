@@ -90,7 +90,6 @@ class Supply:
             assert drew is not None  # a server says them
             return Taken(part, replace(experience, old=drew), by_engine=True)
         part = part or self.draw(number)
-        baseline = self.greedy_scores(part, number)
         # The pass that trains may be the one that reads, but only on the rows that were packed.
         joins = config.reads_as_it_trains and "policy" in names and not self.any_failed(part.worth)
         experience = self.score(part.completions, order, part.worth, read=not joins)
@@ -98,7 +97,7 @@ class Supply:
             said = self.trusted(experience)
             joins = said is not None
             experience = replace(experience, old=self.read(experience.rollouts)[0] if said is None else said)
-        return Taken(part, experience, baseline, part.seconds, read=not joins)
+        return Taken(part, experience, self.greedy_scores(part, number), part.seconds, read=not joins)
 
     @contextmanager
     def overlapping(self, number: int) -> Iterator[tuple[Sampled, Callable[[], float]]]:
@@ -185,11 +184,15 @@ class Supply:
         return make_rollouts(completions, actors.format, actors.token_budget, parts, self.config.min_new_tokens)
 
     def greedy_scores(self, part: Sampled, number: int) -> Tensor | None:
-        """[N] for remax, what the policy's likeliest answer to each completion's prompt scores (Li et al. 2023)."""
+        """[N] for remax, what the policy's likeliest answer to each completion's prompt scores (Li et al. 2023).
+
+        After the completions: a normalised reward then is in the unit of theirs.
+        """
         if self.config.advantage != "remax":
             return None
         completions = self.sampler.answers(part.prompts, number, part.places, samples=1, temperature=0.0)
-        scores = scored(completions, self.actors.reward, self.config).total
+        with self.actors.running.unchanged():
+            scores = scored(completions, self.actors.reward, self.config).total
         return scores.repeat_interleave(self.config.samples)
 
     def any_failed(self, worth: Scored) -> bool:

@@ -22,7 +22,15 @@ def combined(rewards: Mapping[str, Reward], combine: Combination = "sum", deviat
     """
 
     def reward(completions: list[Completion]) -> Scores:
-        found = {name: one(completions) for name, one in rewards.items()}
+        found: dict[str, Scores] = {}
+        failures: list[InputError] = []
+        for name, one in rewards.items():
+            try:
+                found[name] = one(completions)
+            except InputError as failure:  # those after it may add up over ranks, where none may be missing
+                failures.append(failure)
+        if failures:
+            raise failures[0]
         columns = list(zip(*(scores.total for scores in found.values()), strict=True))
         parts = {name: scores.total for name, scores in found.items()}
         parts |= {f"{name}/{part}": values for name, scores in found.items() for part, values in scores.parts.items()}

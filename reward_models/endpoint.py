@@ -12,7 +12,7 @@ from typing import Any
 
 from alignkit.config import InputError, content_hash
 from reward_models.http import post
-from reward_models.judge import Ask, Messages
+from reward_models.judge import CUT, Ask, Messages
 from reward_models.scores import Unscored, explained
 
 
@@ -40,10 +40,13 @@ def endpoint(
         except (OSError, InputError) as error:
             return explained(error)
         try:
-            text: Any = answer["choices"][0]["message"]["content"]
+            choice: dict[str, Any] = answer["choices"][0]
+            text: Any = choice["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            text = None
-        return text if isinstance(text, str) else Unscored(f"missing: {full}: no choices[0].message.content in answer")
+            text, choice = None, {}
+        if not isinstance(text, str):
+            return Unscored(f"missing: {full}: no choices[0].message.content in answer")
+        return text + CUT if choice.get("finish_reason") == "length" else text
 
     def ask(conversations: list[Messages]) -> list[str | Unscored]:
         with ThreadPoolExecutor(at_once) as pool:

@@ -9,6 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from alignkit.config import InputError
+from reward_models.waiting import within
 
 BUSY = (408, 429)
 """What a server says that has no time now: request timeout, too many requests."""
@@ -52,25 +53,43 @@ def ask(
     once. Both name the url.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    data = None if body is None else json.dumps(body, default=str).encode()
+    data = None if body is None else _written(body)
     method = "GET" if body is None else "POST"
-    problem, asked_for = "", 0.0
+    request, problem, asked_for = Request(url, data, headers, method=method), "", 0.0
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(max(wait * 2 ** (attempt - 1), asked_for))
             asked_for = 0.0
         try:
-            with _OPENER.open(Request(url, data, headers, method=method), timeout=timeout) as response:
-                return response.read()
-        except HTTPError as error:
-            problem = f"status {error.code}: {error.read(400).decode(errors='replace')!r}"
-            if error.code < 500 and error.code not in BUSY:
-                raise InputError(f"{url}: refuses the request with {problem}") from error
-            later = error.headers.get("Retry-After", "")
-            asked_for = float(later) if later.isdigit() else 0.0  # a date is not heeded
+            status, answer, later = within(timeout, lambda: _asked(request, timeout))
         except (OSError, HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
+            continue
+        if status < 300:
+            return answer
+        problem = f"status {status}: {answer[:400].decode(errors='replace')!r}"
+        if status < 500 and status not in BUSY:
+            raise InputError(f"{url}: refuses the request with {problem}")
+        asked_for = float(later) if later.isdigit() else 0.0  # a date is not heeded
     raise ConnectionError(f"{url}: no answer after {retries + 1} tries: {problem}")
+
+
+def _asked(request: Request, timeout: float) -> tuple[int, bytes, str]:
+    """Status, body and Retry-After of an answer; of a refusal what its body says, if it still says something."""
+    try:
+        with _OPENER.open(request, timeout=timeout) as response:
+            return response.status, response.read(), ""
+    except HTTPError as refusal:
+        try:
+            told = refusal.read(400)
+        except (OSError, HTTPException):
+            told = b""
+        return refusal.code, told, refusal.headers.get("Retry-After", "")
+
+
+def _written(body: Mapping[str, Any]) -> bytes:
+    """The body as JSON; what JSON has no form for is its text, not-a-number too."""
+    return json.dumps(json.loads(json.dumps(body, default=str), parse_constant=str)).encode()
 
 
 def _json(url: str, answer: bytes) -> Any:

@@ -13,6 +13,8 @@ from alignkit.records import Completion, Message
 from reward_models.scores import Reward, RewardFailure, Unscored, Values, guarded, said
 
 Messages: TypeAlias = list[dict[str, Any]]
+CUT = "\n[cut off at max_new_tokens]"
+"""Stands at the end of an answer that was cut off, whose last line could pass for a verdict."""
 Ask: TypeAlias = Callable[[list[Messages]], Sequence[str | Unscored]]
 """Each list of {"role", "content"} -> the answer to it, or why there is none."""
 Pair: TypeAlias = tuple[Sequence[Message], str, str]

@@ -8,9 +8,9 @@ or name a column that says where it is right.
 import re
 
 from alignkit.config import InputError
-from alignkit.records import Completion, Scores
+from alignkit.records import Completion
 from reward_models.rules import answer_of
-from reward_models.scores import Reward, shown
+from reward_models.scores import Reward, guarded
 
 PHRASES = (
     "i can't help", "i cannot help", "i can't assist", "i cannot assist", "i can't do that", "i cannot do that",
@@ -61,9 +61,7 @@ def refusal(wanted: str | None = None) -> Reward:
             return float(found)
         value = answer_of(completion, wanted, "wanted_column")
         if value.lower() not in _WANTED:
-            raise InputError(
-                f"reward.wanted_column: {wanted!r} holds {value!r}, not true or false: {shown(completion)}"
-            )
+            raise InputError(f"reward.wanted_column: {wanted!r} holds {value!r}, not true or false")
         return float(found == _WANTED[value.lower()])
 
-    return lambda completions: Scores(total=tuple(one(completion) for completion in completions))
+    return guarded(lambda completions: [one(completion) for completion in completions], "refusal")

@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException, InvalidOperation
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Scores
-from reward_models.scores import Reward, shown
+from reward_models.scores import Reward, guarded
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 
 
 def exact_match(column: str = "answer") -> Reward:
     """1 where the response is the answer in `column`, up to case and white space; else 0."""
-    return compared(column, lambda response, answer: _plain(response) == _plain(answer))
+    return compared(column, lambda response, answer: _plain(response) == _plain(answer), "exact_match")
 
 
 def contains(column: str = "answer") -> Reward:
@@ -22,7 +22,7 @@ def contains(column: str = "answer") -> Reward:
     def holds(response: str, answer: str) -> bool:
         return re.search(rf"(?<!\w){re.escape(_plain(answer))}(?!\w)", _plain(response)) is not None
 
-    return compared(column, holds)
+    return compared(column, holds, "contains")
 
 
 def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
@@ -35,10 +35,13 @@ def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
     def equal(response: str, answer: str) -> bool:
         wanted, found = last_number(answer), last_number(response)
         if wanted is None:
-            raise InputError(f"reward number: the column {column!r} holds no number: {answer!r}")
-        return found is not None and abs(found - wanted) <= Decimal(tolerance) * max(abs(wanted), Decimal(1))
+            raise InputError(f"the column {column!r} holds no number: {answer!r}")
+        try:
+            return found is not None and abs(found - wanted) <= Decimal(tolerance) * max(abs(wanted), Decimal(1))
+        except DecimalException:  # a policy may write 1e1000000
+            return found == wanted
 
-    return compared(column, equal)
+    return compared(column, equal, "number")
 
 
 def pattern(regex: str, whole: bool = False) -> Reward:
@@ -96,13 +99,9 @@ def last_number(text: str) -> Decimal | None:
         return None
 
 
-def compared(column: str, equal: Callable[[str, str], bool]) -> Reward:
-    """1 where `equal(response, answer)`, the answer read from `column`; else 0."""
-
-    def reward(completions: list[Completion]) -> Scores:
-        return Scores(total=tuple(float(equal(c.response.content, answer_of(c, column))) for c in completions))
-
-    return reward
+def compared(column: str, equal: Callable[[str, str], bool], name: str) -> Reward:
+    """1 where `equal(response, answer)`, the answer read from `column`; else 0. What it raises is a RewardFailure."""
+    return guarded(lambda completions: [equal(c.response.content, answer_of(c, column)) for c in completions], name)
 
 
 def answer_of(completion: Completion, column: str, option: str = "answer_column") -> str:
@@ -110,7 +109,7 @@ def answer_of(completion: Completion, column: str, option: str = "answer_column"
     if completion.columns.get(column) is None:
         raise InputError(
             f"reward.{option}: the prompt's data has no column {column!r}"
-            f" (it has: {', '.join(sorted(completion.columns)) or 'none'}): {shown(completion)}"
+            f" (it has: {', '.join(sorted(completion.columns)) or 'none'})"
         )
     return str(completion.columns[column])
 

@@ -14,7 +14,7 @@ from reward_models.scores import Reward, RewardFailure
 
 
 def observe(values: Sequence[float], memory: dict[str, float], reduce: Reduce, name: str = "scores") -> None:
-    """Adds the values of all ranks to the number, sum and sum of squares that `memory` keeps under `name`.
+    """Adds the values of all ranks to the number, sum and sum of squares that `memory` keeps of `name`.
 
     Raises RewardFailure where another rank has none to add, since its reward failed.
     """
@@ -22,18 +22,23 @@ def observe(values: Sequence[float], memory: dict[str, float], reduce: Reduce, n
     sums = reduce(torch.stack([torch.ones_like(seen).sum(), seen.sum(), (seen**2).sum()]))
     if sums[0].isnan():
         raise RewardFailure("reward: it failed on another process, which says how")
-    for key, value in zip((name, f"{name}_sum", f"{name}_squares"), sums, strict=True):
+    for key, value in zip(_keys(name), sums, strict=True):
         memory[key] = memory.get(key, 0.0) + float(value)
 
 
 def moments(memory: dict[str, float], name: str = "scores") -> tuple[float, float]:
     """The mean and the standard deviation of what was observed; 0 and 1 for nothing, 1 also where all was equal."""
-    count, total, squares = (memory.get(key, 0.0) for key in (name, f"{name}_sum", f"{name}_squares"))
+    count, total, squares = (memory.get(key, 0.0) for key in _keys(name))
     if not count:
         return 0.0, 1.0
     square = squares / count
     variance = square - (total / count) ** 2
     return total / count, math.sqrt(variance) if variance > 1e-12 * square else 1.0  # below it lies rounding
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    """What comes first tells them from those of every other name."""
+    return f"number of {name}", f"sum of {name}", f"squares of {name}"
 
 
 @dataclass

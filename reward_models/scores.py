@@ -7,7 +7,6 @@ number, by the wrong number of values, or by taking longer than it may.
 import json
 import logging
 import math
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,12 @@ from typing import Any, TypeAlias
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Message, Scores, ToolCall
+from reward_models.waiting import TooLong, within
 
 logger = logging.getLogger(__name__)
 Reward: TypeAlias = Callable[[list[Completion]], Scores]
+LARGEST = (2 - 2**-23) * 2.0**127
+"""What training, in float32, can still hold."""
 
 
 class RewardFailure(InputError):
@@ -29,7 +31,7 @@ class Unscored:
     """In the place of a score: why there is none."""
 
     why: str
-    error: Exception | None = None
+    error: Exception | SystemExit | None = None
 
 
 Values: TypeAlias = "Sequence[float | Unscored | None]"
@@ -46,9 +48,9 @@ def guarded(
     """`score`, one number per completion, as a reward: called with `size` completions at most (None: all of them).
 
     A call that raises is repeated with each of its completions alone, to find the one that it fails on; not so where
-    it took longer than `timeout` seconds, met no connection (any OSError), or returned a wrong number of values: then
-    all of its completions have no score. The first completion without one is a RewardFailure that names it or, with
-    `skip`, all of them get None, and a warning says so.
+    it took longer than `timeout` seconds, met no connection (ConnectionError), or returned a wrong number of values:
+    then all of its completions have no score. The first completion without one is a RewardFailure that names it or,
+    with `skip`, all of them get None, and a warning says so.
     """
 
     def reward(completions: list[Completion]) -> Scores:
@@ -79,31 +81,32 @@ def checked(values: Values, completions: list[Completion], name: str, skip: bool
     return Scores(total=tuple(None if isinstance(number, Unscored) else number for number in numbers))
 
 
-def within(seconds: float | None, call: Callable[[], Any]) -> Any:
-    """What `call` returns. Raises TimeoutError after so many seconds (None: never); its thread is then left behind,
-    and ends with the process at the latest."""
-    if seconds is None:
-        return call()
-    found: list[Any] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(call())
-        except BaseException as error:  # raised again where the caller waits
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"nothing came back within {seconds:g} s")
-    if raised:
-        raise raised[0]
-    return found[0]
+def valued(completions: list[Completion], reward: Reward, name: str) -> Scores:
+    """What a reward gives for completions, no matter whose it is: raises RewardFailure where it raises, or where
+    something that it gives is no number (None, in its total, is a completion that it skips)."""
+    try:
+        scores = reward(completions) if completions else Scores(total=())
+    except RewardFailure:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RewardFailure(f"reward {name}: every score is {explained(error).why}") from error
+    checked([0.0 if score is None else score for score in scores.total], completions, name)
+    _check_steps(scores, completions, name)
+    return scores
 
 
-def explained(error: Exception) -> Unscored:
+def _check_steps(scores: Scores, completions: list[Completion], name: str) -> None:
+    """Raise RewardFailure for a reward inside a response that stands at none of its tokens, or is no finite number."""
+    for n, pairs in enumerate(scores.steps or ()):
+        for token, value in pairs:
+            if not 0 <= token < len(completions[n].ids) or isinstance(_number(value), Unscored):
+                raise RewardFailure(
+                    f"reward {name}: completion {n} has {len(completions[n].ids)} tokens, and a step gives its token "
+                    f"{token} the reward {value}: {shown(completions[n])}"
+                )
+
+
+def explained(error: Exception | SystemExit) -> Unscored:
     """Why there is no score: what was raised and, where it is nobody's message to the user, in which line."""
     if isinstance(error, InputError | OSError):
         return Unscored(f"missing: {error}", error)
@@ -155,13 +158,13 @@ def _tried(
 ) -> list[float | Unscored | None]:
     try:
         values = list(within(timeout, lambda: score(completions)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = explained(error)
-        if not alone_too or len(completions) == 1 or isinstance(error, OSError):
+        if not alone_too or len(completions) == 1 or isinstance(error, TooLong | ConnectionError):
             return [why] * len(completions)
         found = [_tried(score, [one], timeout, alone_too=False)[0] for one in completions]
         # What fails together and never alone has failed all the same.
-        return found if any(isinstance(value, Unscored) for value in found) else [why] * len(completions)
+        return found if any(isinstance(_number(value), Unscored) for value in found) else [why] * len(completions)
     if len(values) != len(completions):
         return [Unscored(f"missing: {_wrong_number(values, completions)}")] * len(completions)
     return values
@@ -174,7 +177,11 @@ def _number(value: float | Unscored | None) -> float | Unscored:
         number = math.nan if value is None or isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    return number if math.isfinite(number) else Unscored(f"{value!r}, not a number")
+    except OverflowError:
+        number = math.inf
+    if math.isnan(number):
+        return Unscored(f"{value!r}, not a number")
+    return number if abs(number) <= LARGEST else Unscored(f"{number:g}, beyond {LARGEST:.3g}, float32's largest")
 
 
 def _wrong_number(values: Values, completions: list[Completion]) -> str:

@@ -4,18 +4,18 @@ Both libraries come with alignkit[eval]; they are imported where a reward is mad
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from alignkit.config import InputError
 from alignkit.marks import read_text
-from alignkit.records import Completion, Scores
 from reward_models.rules import compared
-from reward_models.scores import Reward
+from reward_models.scores import Reward, guarded
 
 _TEXT = re.compile(r"\$|\\boxed|\\\(|\\\[|\n|####|(?:^|\s)[A-Za-z]{2,}(?:[\s.,:]|$)")
 """What an answer has that says itself where its mathematics stands: marks, or words; `2\\sqrt{2}` says nothing."""
@@ -41,16 +41,14 @@ def json_schema(schema: str | Path | Mapping[str, Any]) -> Reward:
     def holds(text: str) -> bool:
         fenced = _FENCE.fullmatch(text)
         try:
-            return bool(validator.is_valid(json.loads(fenced[1] if fenced else text, parse_constant=_refuse)))
-        except (ValueError, RecursionError):
+            loaded = json.loads(fenced[1] if fenced else text, parse_constant=_refuse, parse_float=_finite)
+            return bool(validator.is_valid(loaded))
+        except (ValueError, ArithmeticError, RecursionError):  # jsonschema divides by multipleOf
             return False
         except referencing.exceptions.Unresolvable as error:
             raise InputError(f"{where}: its $ref {error.ref!r} points at nothing in it") from error
 
-    def reward(completions: list[Completion]) -> Scores:
-        return Scores(total=tuple(float(holds(completion.response.content)) for completion in completions))
-
-    return reward
+    return guarded(lambda completions: [holds(one.response.content) for one in completions], "json_schema")
 
 
 def mathematics(column: str = "answer") -> Reward:
@@ -67,10 +65,10 @@ def mathematics(column: str = "answer") -> Reward:
         bare, text = f"${answer}$", _TEXT.search(answer) is not None
         found = library.parse(answer if text else bare) or library.parse(bare if text else answer)
         if not found:
-            raise InputError(f"reward math: the column {column!r} holds no mathematics: {answer!r}")
+            raise InputError(f"the column {column!r} holds no mathematics: {answer!r}")
         return found
 
-    return compared(column, lambda response, answer: bool(library.verify(read(answer), library.parse(response))))
+    return compared(column, lambda response, answer: library.verify(read(answer), library.parse(response)), "math")
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -83,5 +81,12 @@ def _read(path: str | Path) -> dict[str, Any]:
     return cast("dict[str, Any]", loaded)
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        _refuse(text)
+    return number

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import sqlite3
 import sys
 import types
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from alignkit.averaging import averaged_scorer
 from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError, build
-from alignkit.judging import local_judge
+from alignkit.judging import asked, local_judge
 from alignkit.models import load_tokenizer
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.guard import HeldOutReward
@@ -26,6 +28,7 @@ from alignkit.options.trl import TrlConfig
 from alignkit.records import Completion, Message, ToolCall
 from alignkit.rewards import build_reward
 from alignkit.scorer import load_scorer, save_scorer
+from reward_models.judge import CUT
 from reward_models.running import Running
 
 
@@ -131,6 +134,8 @@ def test_code_runs_only_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> 
         ({"kind": "rules", "rule": "repetition"}, "rule: length or repetition, which needs it"),
         ({"kind": "combined"}, "kind: combined, which needs it"),
         ({"kind": "combined", "of": {"a": {"kind": "lexicon"}}, "combine": "min"}, "min needs two rewards or more"),
+        ({"kind": "combined", "of": {"raw": {"kind": "lexicon"}}}, "'raw' cannot be a part's name"),
+        ({"kind": "combined", "of": {"a/b": {"kind": "lexicon"}}}, "'a/b' cannot be a part's name"),
         ({"kind": "combined", "of": {"a": {"kind": "learned"}}}, "learned needs reward.path"),
         ({"kind": "rules", "rule": "number", "conversational": True}, "conversational has no meaning for kind: rules"),
         ({"kind": "rules", "rule": "json_schema"}, "rule: json_schema, which needs it"),
@@ -231,12 +236,33 @@ def test_a_local_judge_is_the_model_itself_asked_greedily(tmp_path: Path) -> Non
     for text in ("say a", "say b?"):
         ids = torch.tensor([words(text)["input_ids"]])
         written = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :].tolist()
-        expected.append(words.decode([one for one in written if one != words.eos_token_id]))
+        text = words.decode([one for one in written if one != words.eos_token_id])
+        expected.append(text if words.eos_token_id in written else text + CUT)
     assert ask([[{"role": "user", "content": text}] for text in ("say a", "say b?")]) == expected
     (tmp_path / "guide.txt").write_text("Be brief.")
     options = {"guidelines": str(tmp_path / "guide.txt"), "max_new_tokens": 3, "on_failure": "skip"}
     reward = build_reward(source(kind="judge", path=str(tmp_path / "judge"), **options))
     assert reward([completion("yes")]).total == (None,)
+
+
+def test_a_local_judges_answers_are_remembered_by_its_weights(tmp_path: Path) -> None:
+    words = tiny.tokenizer()
+    words.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "guide.txt").write_text("Be brief.")
+    given = {"path": str(tmp_path / "judge"), "guidelines": str(tmp_path / "guide.txt"), "max_new_tokens": 4}
+    found: list[str] = []
+    for seed in (0, 1, 0):
+        tiny.checkpoint(tmp_path / "judge", seed=seed)
+        words.save_pretrained(tmp_path / "judge")
+        bare, kept = (
+            asked(source(kind="judge", **given, **more), "reward") for more in ({}, {"cache": str(tmp_path / "c")})
+        )
+        told = [{"role": "user", "content": "say a"}]
+        found += kept([told])
+        assert found[-1:] == bare([told])
+    assert found[0] == found[2] != found[1]
+    with closing(sqlite3.connect(tmp_path / "c/answers.sqlite")) as answers:
+        assert answers.execute("SELECT count(*) FROM answers").fetchone() == (2,)
 
 
 def test_parts_are_normalised_before_they_are_weighed() -> None:
@@ -251,7 +277,7 @@ def test_parts_are_normalised_before_they_are_weighed() -> None:
     assert scores.parts["mood"] == pytest.approx(expected.tolist())
     assert scores.parts["mood/raw"] == pytest.approx(raw.tolist())
     assert scores.total == pytest.approx((expected - 1).tolist())
-    assert sorted(running.memory) == ["reward/mood", "reward/mood_squares", "reward/mood_sum"]
+    assert sorted(running.memory) == ["number of reward/mood", "squares of reward/mood", "sum of reward/mood"]
 
 
 def test_skipping_and_remembering_are_for_the_reward_of_ppo(tmp_path: Path) -> None:

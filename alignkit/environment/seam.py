@@ -39,8 +39,15 @@ def build_environment(options: EnvironmentOptions, allow_code: bool = False) -> 
 
 def functions_of(options: EnvironmentOptions, allow_code: bool) -> dict[str, Function]:
     """The tools that a recipe names, by the names that a policy calls them."""
-    found = [BUILT_IN.get(name) or named_function(name, allow_code, "environment.tools") for name in options.tools]
-    return {function.__name__: function for function in found}
+    found: dict[str, Function] = {}
+    for path in options.tools:
+        function = BUILT_IN.get(path) or named_function(path, allow_code, "environment.tools")
+        name = getattr(function, "__name__", "")
+        if not name or name in found:
+            why = f"is a second tool of the name {name!r}" if name else "is no function with a name"
+            raise InputError(f"environment.tools: {path} {why}; wrap it in a function of a name of its own")
+        found[name] = function
+    return found
 
 
 def announced(prompts: Sequence[Prompt], options: EnvironmentOptions | None, allow_code: bool) -> list[Prompt]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from alignkit.records import Completion, Message, ToolCall
-from reward_models.scores import within
+from reward_models.waiting import within
 
 Function: TypeAlias = Callable[..., Any]
 FAILED = "Error: "
@@ -36,7 +36,7 @@ def _answered(call: ToolCall, functions: Mapping[str, Function], timeout: float 
         try:
             result = within(timeout, lambda: function(**call.arguments))
             text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # argparse ends the process where a call is wrong
             text = f"{FAILED}{error}"
     return Message(role="tool", content=text, name=call.name, tool_call_id=call.id)
 

@@ -22,7 +22,7 @@ from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.records import Completion, Prompt
 from alignkit.trie import TokenSequence
-from reward_models.scores import Reward
+from reward_models.scores import Reward, valued
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,8 @@ def _scores(rewards: Mapping[str, Reward], completions: list[Completion]) -> lis
     for name, reward in rewards.items():
         if not completions:
             break
-        scores = reward(completions)
-        columns = {name: scores.total, **{f"{name}/{part}": values for part, values in scores.parts.items()}}
+        scores = valued(completions, reward, name)
+        columns = {name: scores.whole, **{f"{name}/{part}": values for part, values in scores.parts.items()}}
         for column, values in columns.items():
             for scored, value in zip(result, values, strict=True):
                 assert value is not None, "EvaluateConfig takes no reward that skips"

@@ -54,7 +54,8 @@ class DpoConfig(Config):
     beta: float = Field(default=0.1, gt=0.0)
     """Strength of the pull towards the reference, in units of reward per nat; the factor λ of orpo."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
-    """Rate at which labels are taken to be flipped: conservative DPO with sigmoid, needed by robust and exo."""
+    """Rate at which labels are taken to be flipped: conservative DPO with sigmoid, needed by robust and exo. In a
+    mixture it is for those of its losses that know one."""
     margin: float = Field(default=0.0, ge=0.0)
     """simpo's γ: by how much a chosen response is to win, in units of reward."""
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
@@ -102,9 +103,9 @@ class DpoConfig(Config):
                 raise ValueError(f"loss: {name} needs label_smoothing: the rate of flipped labels, such as 0.1")
         if "orpo" in names and not self.nll_coef:
             raise ValueError("loss: orpo needs nll_coef: 1.0, the fine-tuning that its odds ratio is added to")
+        self.only_with(any(name in SMOOTHED for name in names), f"for loss: {' + '.join(names)}", "label_smoothing")
+        self.only_with("simpo" in names, f"for loss: {' + '.join(names)}", "margin")
         for name in names:
-            self.only_with(name in SMOOTHED, f"for loss: {name}", "label_smoothing")
-            self.only_with(name == "simpo", f"for loss: {name}", "margin")
             self.only_with(name in OF_DIFFERENCES, f"for loss: {name}", "divergence")
             self.only_with(name in SUMS_OVER_PAIRS + TRANSPORTS, f"for loss: {name}", "tail_weight")
             self.only_with(name in SUMS_OVER_PAIRS, f"for loss: {name}", "weighting")

@@ -117,8 +117,7 @@ class PpoConfig(Config):
     @property
     def kl_is_reward(self) -> bool:
         """Whether tokens are rewarded for staying near the reference."""
-        free = self.kl.coef == 0 and self.kl.controller == "fixed"
-        return self.kl.placement == "reward" and self.advantage != "online_dpo" and not free
+        return self.kl.placement == "reward" and self.advantage != "online_dpo" and self.kl.coef > 0
 
     @property
     def overlaps(self) -> bool:
@@ -156,7 +155,7 @@ class PpoConfig(Config):
             raise ValueError(
                 f"{name} has no meaning with an environment, which answers the template's own end of turn"
             )
-        self.only_with(by_critic or self.advantage.startswith("reinforce"), where, "gamma")
+        self.only_with(by_critic or self.advantage == "reinforce_plus_plus", where, "gamma")
         self.kl.only_with(self.advantage != "online_dpo", where, "placement", "clamp")  # its loss holds the KL
         if self.advantage == "online_dpo" and self.kl.coef == 0:
             raise ValueError("advantage: online_dpo takes kl.coef as DPO's β, which must be above 0")
@@ -186,6 +185,11 @@ class PpoConfig(Config):
 
     def _check_roles(self) -> None:
         """Refuse models that cannot be held as `roles` says."""
+        if self.model.lora is not None and self.model.lora.dropout:
+            raise ValueError(
+                "model.lora.dropout has no meaning in ppo, where sampling, scoring and training have to see one and "
+                "the same model; remove it"
+            )
         if self.roles == "adapters" and self.model.lora is None and self.model.adapter != "continue":
             raise ValueError("roles: adapters share a frozen base: give model.lora, or model.adapter: continue")
         if self.roles == "value_head" and self.advantage != "gae":

@@ -31,6 +31,8 @@ class KlOptions(Config):
         self.only_with(self.placement == "loss", f"with kl.placement: {self.placement}", "estimator")
         self.only_with(self.placement == "reward", f"with kl.placement: {self.placement}", "clamp")
         self.only_with(self.controller == "adaptive", f"with kl.controller: {self.controller}", "target", "horizon")
+        if self.controller == "adaptive" and self.coef == 0:
+            raise ValueError("kl.coef must be above 0 with kl.controller: adaptive, which multiplies it")
         return self
 
 
@@ -61,7 +63,7 @@ class MissingEosOptions(Config):
     """What a completion is worth that was cut off at max_new_tokens."""
 
     rule: Literal["replace", "subtract", "keep"] = "replace"
-    """`replace` the score by value, `subtract` value from it, or `keep` it."""
+    """`replace` the whole score by value, `subtract` value from it, or `keep` it."""
     value: float = -1.0
     """replace: the score, below any that a finished one gets; subtract: what is taken off (then above 0)."""
 

@@ -124,6 +124,12 @@ class RewardSource(AskedModel):
                 )
         if self.combine == "weights" and len({one.normalised for one in self.of.values()}) > 1:
             raise ValueError("reward.of: with combine: weights all are normalised, or none")
+        for name in self.of:
+            if name == "raw" or "/" in name:
+                raise ValueError(
+                    f"reward.of: {name!r} cannot be a part's name: scores are logged as <part>/<part>, and as "
+                    "<part>/raw before they are normalised; call it something else"
+                )
         self.only_with(self.combine == "lower", f"with combine: {self.combine}", "deviations")
         if self.kind == "function" and ":" not in (self.path or ""):
             raise ValueError(f"reward.path: {self.path!r} is not of the form package.module:function")

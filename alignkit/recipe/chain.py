@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.config import InputError
+from alignkit.contents import Contents
 from alignkit.lineage import RunRecord, aside, read_record, write_record
 from alignkit.options.shared import RuntimeOptions
-from alignkit.recipe.identity import Contents, stage_ids
+from alignkit.recipe.identity import stage_ids
 from alignkit.recipe.read import Recipe, Stage
 
 State = Literal["done", "stored", "unfinished", "new"]

@@ -1,6 +1,5 @@
 """The id of a run: a hash of all that decides its result. It knows neither algorithms nor where runs are kept."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from alignkit.config import InputError, content_hash
+from alignkit.contents import Contents
 from alignkit.data.sources import hub_revision
-from alignkit.lineage import atomic_write, sha256_file
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.mixture import SourceOptions, StreamedDataOptions, is_streamed
@@ -26,36 +25,6 @@ MODEL_KEYS = ("model", "models", "reference", "baseline")
 """Options outside `model:` that name a model."""
 PATH_KEYS = ("path", "chat_template", "json_schema", "guidelines", *MODEL_KEYS)
 """Options that may name a file or folder; in all others a text is a text."""
-
-
-class Contents:
-    """Hashes of files and folders; those of large files are remembered by size and time of change."""
-
-    def __init__(self, memory: Path | None = None, large: int = 1 << 24) -> None:
-        self._memory = memory
-        self._large = large
-        self._known: dict[str, str] = {}
-        if memory is not None and memory.exists():
-            self._known = json.loads(memory.read_text())
-
-    def of(self, path: Path) -> str:
-        """SHA-256 of a file, or of a folder's file names and contents; hidden files do not count."""
-        if not path.is_dir():
-            return self._of_file(path)
-        inside = (found.relative_to(path) for found in path.rglob("*") if found.is_file())
-        visible = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
-        return content_hash({name.as_posix(): self._of_file(path / name) for name in visible})
-
-    def _of_file(self, path: Path) -> str:
-        facts = path.stat()
-        if facts.st_size < self._large:
-            return sha256_file(path)
-        key = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ino}"
-        if key not in self._known:
-            self._known[key] = sha256_file(path)
-            if self._memory is not None:
-                atomic_write(self._memory, json.dumps(self._known))
-        return self._known[key]
 
 
 def stage_ids(recipe: Recipe, contents: Contents) -> dict[str, str]:

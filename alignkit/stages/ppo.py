@@ -32,7 +32,7 @@ from alignkit.supply import Experience, Supply
 from alignkit.together import together
 from alignkit.update_log import describe, pace
 from reward_models.running import moments
-from reward_models.scores import Reward
+from reward_models.scores import Reward, valued
 
 VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
@@ -170,8 +170,8 @@ class Ppo:
             price = self.config.kl.coef * (moments(self.memory)[1] if running else 1.0)
             return metrics, metrics["objective/score"] - price * metrics["objective/kl"]
         held_out = self.actors.held_out
-        scores = together(lambda: held_out(completions).total if completions else ())
-        liked = self.actors.mean(sum(scores), len(scores))
+        scores = together(lambda: valued(completions, held_out, "held_out").whole)
+        liked = self.actors.mean(sum(score or 0.0 for score in scores), len(scores))
         return metrics | {"objective/held_out": liked}, liked
 
     def aim(self, experience: Experience, baseline: Tensor | None = None) -> Scored:

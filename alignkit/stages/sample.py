@@ -34,7 +34,7 @@ from alignkit.selection import (
 )
 from alignkit.verdicts import judged, measure_judged, select_judged, summary_judged, wins_of
 from reward_models.judge import Compare
-from reward_models.scores import Reward, checked
+from reward_models.scores import Reward, valued
 
 
 def run(
@@ -107,26 +107,20 @@ def _rating(
     assert config.reward is not None, "SampleConfig checks it"
     worth, name = reward or build_reward(config.reward, **held, allow_code=allow_code), config.reward.kind
 
-    def valued(_: list[Prompt], answers: list[list[Completion]]) -> list[Row]:
+    def rated(_: list[Prompt], answers: list[list[Completion]]) -> list[Row]:
         rows = iter(scored([one for some in answers for one in some], worth, name))
         return [{"answers": [next(rows) for _ in some]} for some in answers]
 
-    return valued
+    return rated
 
 
 def scored(completions: list[Completion], reward: Reward, name: str) -> list[Row]:
     """Each completion as a row of a chunk, with its whole reward: what of it stands inside is added up. The score is
     None where the reward failed and the recipe skips that."""
-    given = reward(completions)
-    checked([0.0 if total is None else total for total in given.total], completions, name)
-    steps = given.steps or [()] * len(completions)
+    given = valued(completions, reward, name)
     return [
-        row_of(completion)
-        | {
-            "score": None if total is None else total + sum(value for _, value in inside),
-            "parts": {part: values[n] for part, values in given.parts.items()},
-        }
-        for n, (completion, total, inside) in enumerate(zip(completions, given.total, steps, strict=True))
+        row_of(completion) | {"score": score, "parts": {part: values[n] for part, values in given.parts.items()}}
+        for n, (completion, score) in enumerate(zip(completions, given.whole, strict=True))
     ]
 
 

@@ -30,7 +30,7 @@ from alignkit.scorer import as_classifier, save_scorer
 from alignkit.trie import TokenSequence
 from alignkit.trl_rows import padded_tokenizer, pair_rows, rows_of
 from alignkit.trunk import plain_attention
-from reward_models.scores import Reward, checked
+from reward_models.scores import Reward, checked, valued
 
 TRAINERS: dict[str, tuple[type[Any], type[Any], type[Record]]] = {
     "sft": (trl.SFTTrainer, trl.SFTConfig, Demonstration),
@@ -181,7 +181,7 @@ def trl_reward(reward: Reward, prompts: Sequence[Record], setting: Setting, name
     def score(completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
         asked = [prompt for n in number if isinstance(prompt := prompts[n], Prompt)]
         completions = [completion_of(p, ids, setting.format) for p, ids in zip(asked, completion_ids, strict=True)]
-        return list(checked(reward(completions).total, completions, name).total)
+        return list(checked(valued(completions, reward, name).whole, completions, name).total)
 
     return score
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -55,6 +56,21 @@ def test_each_call_is_answered_in_its_place() -> None:
 def test_a_call_that_fails_is_answered_too(made: ToolCall, fault: str) -> None:
     (answer,) = tools({"calculator": calculator, "slow": lambda x: time.sleep(0.5)}, timeout=0.05)(said(made))
     assert answer.content.startswith("Error: ") and fault in answer.content
+
+
+def test_a_tool_that_ends_the_process_has_failed() -> None:
+    for timeout in (None, 5.0):
+        (answer,) = tools({"calculator": lambda expression: sys.exit(2)}, timeout=timeout)(said(call("1")))
+        assert answer.content == "Error: 2"
+
+
+def test_tools_have_names_of_their_own(mine: ModuleType) -> None:
+    mine.calculator, mine.part = lambda expression: "", partial(int)  # pyright: ignore[reportAttributeAccessIssue]
+    mine.calculator.__name__ = "calculator"
+    for name, fault in (("calculator", "a second tool of the name 'calculator'"), ("part", "no function with a name")):
+        given = options(kind="tools", tools=["calculator", f"my_environment:{name}"])
+        with pytest.raises(InputError, match=rf"environment\.tools: my_environment:{name} is {fault}; wrap it"):
+            build_environment(given, allow_code=True)
 
 
 def test_an_episode_is_counted() -> None:

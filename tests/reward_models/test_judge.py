@@ -170,6 +170,24 @@ def test_an_openai_compatible_server() -> None:
     }  # fmt: skip
 
 
+def test_an_answer_that_was_cut_off_is_no_verdict() -> None:
+    """`Score: 1` may be the beginning of `Score: 10`."""
+
+    def cut(_: int, body: dict[str, Any]) -> tuple[int, Any]:
+        long = "long" in body["messages"][0]["content"]
+        choice = {"message": {"content": "Good.\nScore: 1"}, "finish_reason": "length" if long else "stop"}
+        return 200, {"choices": [choice]}
+
+    with serving(cut) as served:
+        found = judge(endpoint(served.url, "small"), "long words", skip=True)(said("a"))
+        assert found.total == (None,)
+        with pytest.raises(RewardFailure, match=r"but with '\[cut off at max_new_tokens\]'"):
+            judge(endpoint(served.url, "small"), "long words")(said("a"))
+        assert judge(endpoint(served.url, "small"), "words")(said("a")).total == (1.0,)
+        # of a pair it is no verdict, not a failure
+        assert comparison(endpoint(served.url, "small"), "long", skip=False)([((), "a", "b")]) == [None]
+
+
 def test_one_request_that_fails_is_one_answer_less() -> None:
     def moody(number: int, body: dict[str, Any]) -> tuple[int, Any]:
         match body["messages"][0]["content"]:

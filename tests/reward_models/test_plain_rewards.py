@@ -32,6 +32,9 @@ def said(text: str, ids: int = 3, question: str = "how many?", **columns: Any) -
         ("1e3", 1000, 1),
         ("I do not know", "4", 0),
         ("0.30000001", "0.3", 1),
+        ("1e1000000", "4", 0),
+        ("1e1000000", "1e1000000", 1),
+        ("-1e999999999999999999999", "4", 0),
         ("it is 12,5", "5", 1),  # no thousands' comma: 12 and 5
     ],
 )

@@ -1,7 +1,13 @@
 """Rewards of a server on this machine: what it is asked, when it is asked again, what it may answer."""
 
 import json
+import math
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -23,6 +29,27 @@ def said(*texts: str, **columns: Any) -> list[Completion]:
 
 def lengths(_: int, body: dict[str, Any]) -> tuple[int, Any]:
     return 200, {"scores": [len(text) for text in body["responses"]]}
+
+
+@contextmanager
+def raw(*parts: bytes, between: float) -> Iterator[str]:
+    """A server that sends these bytes to whoever asks, with so many seconds between, and hangs up."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            for part in parts:
+                try:
+                    self.request.sendall(part)
+                except OSError:
+                    return  # who asked has stopped waiting
+                time.sleep(between)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 def test_the_wire_format_in_batches() -> None:
@@ -90,6 +117,30 @@ def test_a_server_that_does_not_answer_in_time() -> None:
         assert remote(served.url, timeout=0.3, retries=1, wait=0.01)(said("a")).total == (1,)
         assert len(served.asked) == 2
         free.set()
+
+
+def test_an_answer_that_drips_is_none_in_time() -> None:
+    """Each byte comes in time, the last one does not."""
+    with raw(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n", *[b" "] * 40, between=0.1) as url:
+        started = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"nothing came back within 0\.4 s"):
+            post(url, {}, timeout=0.4, retries=0)
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("code", [503, 429])
+def test_a_busy_server_whose_words_do_not_come_is_asked_again(code: int) -> None:
+    with (
+        raw(f"HTTP/1.1 {code} Busy\r\nContent-Length: 40\r\n\r\n".encode(), between=0.0) as url,
+        pytest.raises(ConnectionError, match=f"no answer after 2 tries: status {code}: ''"),
+    ):
+        post(url, {}, timeout=5.0, retries=1, wait=0.01)
+
+
+def test_what_json_has_no_form_for_is_text() -> None:
+    with serving(lengths) as served:
+        remote(served.url)(said("a", score=[1.5, math.nan, -math.inf], when=date(2026, 1, 2)))
+    assert served.asked[0]["columns"] == {"score": [[1.5, "NaN", "-Infinity"]], "when": ["2026-01-02"]}
 
 
 def test_what_is_refused_is_not_repeated_but_found() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from alignkit.config import InputError
 from alignkit.records import Completion, Message, Scores
+from reward_models.combined import combined
 from reward_models.running import Running, moments, normalised
 from reward_models.scores import RewardFailure
 
@@ -53,9 +54,35 @@ def test_all_ranks_are_one() -> None:
     one, alone = Running(), Running()
     normalised(lambda _: Scores(total=(1.0, 2.0, 10.0)), one, "a")(asked(3))
     normalised(lambda _: Scores(total=(1.0, 2.0)), alone, "a")(asked(2))
-    other = Running(reduce=lambda sums: sums + sums.new_tensor([alone.memory[k] for k in ("a", "a_sum", "a_squares")]))
+    theirs = torch.tensor([alone.memory[f"{what} of a"] for what in ("number", "sum", "squares")])
+    other = Running(reduce=lambda sums: sums + theirs)
     normalised(lambda _: Scores(total=(10.0,)), other, "a")(asked(1))
     assert other.memory == one.memory
+
+
+def test_names_that_resemble_each_other_are_kept_apart() -> None:
+    running = Running()
+    for name in ("a", "a_sum", "a_squares"):
+        normalised(lambda _: Scores(total=(1.0, 3.0)), running, name)(asked(2))
+    assert {moments(running.memory, name) for name in ("a", "a_sum", "a_squares")} == {(2.0, 1.0)}
+
+
+def test_a_part_that_fails_keeps_no_other_from_adding_up() -> None:
+    """Each rank adds up as often as the others, wherever in a sum a part fails."""
+
+    def fails(_: list[Completion]) -> Scores:
+        raise RewardFailure("reward: no")
+
+    for failing in (False, True):
+        calls: list[torch.Tensor] = []
+        running = Running(reduce=lambda sums, calls=calls: calls.append(sums) or sums)
+        fine = normalised(lambda c: Scores(total=(1.0,) * len(c)), running, "b")
+        if failing:
+            with pytest.raises(RewardFailure, match="reward: no"):
+                combined({"a": fails, "b": fine, "c": fails})(asked(2))
+        else:
+            combined({"b": fine})(asked(2))
+        assert len(calls) == 1
 
 
 def test_a_failure_on_one_rank_reaches_all() -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from alignkit.config import InputError
-from alignkit.records import Completion, Message
+from alignkit.records import Completion, Message, Scores
 from reward_models.combined import combined
 from reward_models.functions import from_function, scaled
-from reward_models.scores import RewardFailure, Unscored, guarded, within
+from reward_models.scores import RewardFailure, Unscored, guarded, valued
+from reward_models.waiting import TooLong, within
 
 
 def said(*texts: str) -> list[Completion]:
@@ -53,13 +54,50 @@ def test_what_raises_is_skipped_alone_and_said(caplog: pytest.LogCaptureFixture)
     assert sized.calls == [2, 2, 1, 1, 1]
 
 
-@pytest.mark.parametrize("error", [ConnectionError("down"), TimeoutError("late"), OSError("disk")])
+@pytest.mark.parametrize("error", [ConnectionError("down"), TooLong("late")])
 def test_without_a_connection_nothing_is_asked_again(error: Exception) -> None:
     fails = Fails(error)
     assert guarded(fails, "mine", skip=True)(said("a", "bad")).total == (None, None)
     assert fails.calls == [2]
     with pytest.raises(RewardFailure, match=f"completion 0 is missing: {error}"):
         guarded(fails, "mine")(said("a", "bad"))
+
+
+@pytest.mark.parametrize("error", [TimeoutError("the program took long"), OSError("disk"), SystemExit(3)])
+def test_what_one_completion_brings_about_costs_no_other_its_score(error: Any) -> None:
+    assert guarded(Fails(error), "mine", skip=True)(said("a", "bad", "ccc")).total == (1.0, None, 3.0)
+
+
+def test_a_call_that_fails_only_together_with_one_without_a_score() -> None:
+    def score(completions: list[Completion]) -> list[float | None]:
+        if len(completions) > 1:
+            raise TypeError("cannot add None")
+        return [None if completions[0].response.content == "bad" else 1.0]
+
+    assert guarded(score, "mine", skip=True)(said("a", "bad", "b")).total == (1.0, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (lambda c: 1 / 0, r"every score is missing: ZeroDivisionError: .*test_scores.py"),
+        (lambda c: Scores(total=(1.0,)), "returned 1 scores for 2 completions"),
+        (lambda c: Scores(total=(1.0, 2.0), parts={"p": (1.0,)}), "every score is missing: ValidationError"),
+        (lambda c: Scores(total=(1.0, float("nan"))), "completion 1 is nan"),
+        (lambda c: Scores(total=(0.0, 0.0), steps=((), ((0, float("nan")),))), "gives its token 0 the reward nan"),
+        (lambda c: Scores(total=(0.0, 0.0), steps=(((2, 1.0),), ())), "completion 0 has 2 tokens, .* its token 2"),
+        (lambda c: Scores(total=(0.0, 0.0), steps=(((-1, 1.0),), ())), "its token -1 the reward 1.0: 'a'"),
+    ],
+)
+def test_whatever_a_reward_does_wrong_is_its_failure(given: Any, why: str) -> None:
+    asked = [one.model_copy(update={"ids": (1, 2)}) for one in said("a", "b")]
+    with pytest.raises(RewardFailure, match=f"reward mine: .*{why}"):
+        valued(asked, given, "mine")
+
+
+def test_the_whole_reward_counts_what_stands_inside() -> None:
+    scores = Scores(total=(1.0, None), steps=(((0, 0.5), (1, 0.25)), ((0, 1.0),)))
+    assert scores.whole == (1.75, None) and Scores(total=(2.0,)).whole == (2.0,)
 
 
 def test_what_fails_together_only_has_failed() -> None:
@@ -80,6 +118,8 @@ def test_what_fails_together_only_has_failed() -> None:
         (["1", float("-inf")], (None, None)),
         ([torch.tensor(2.0), [1.0]], (2.0, None)),
         ([Unscored("missing: why not"), 0.5], (None, 0.5)),
+        ([10**400, -(10**6000)], (None, None)),
+        ([1e39, 3.4e38], (None, 3.4e38)),
         ([1.0], (None, None)),
         ([], (None, None)),
     ],

@@ -48,6 +48,12 @@ def test_json_against_a_schema(text: str, expected: float) -> None:
     assert json_schema(SCHEMA)([said(text)]).total == (expected,)
 
 
+@pytest.mark.parametrize(("text", "expected"), [("0.02", 1), ("1e999", 0), ("1" + "0" * 400, 0), ("[1e999]", 0)])
+def test_numbers_beyond_floating_point_are_none(text: str, expected: float) -> None:
+    pytest.importorskip("jsonschema")
+    assert json_schema({"type": ["number", "array"], "multipleOf": 0.01})([said(text)]).total == (expected,)
+
+
 def test_schemas_in_files_their_drafts_and_faults(tmp_path: Path) -> None:
     pytest.importorskip("jsonschema")
     file = tmp_path / "schema.json"

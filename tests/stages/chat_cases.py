@@ -177,7 +177,7 @@ def start(stage: Any, directory: Path, config: Any, runtime: RuntimeOptions = QU
     return run
 
 
-class PowerCut(Exception):
+class PowerCut(BaseException):
     """What `cut_after` raises."""
 
 

@@ -96,7 +96,7 @@ def texts_of(answers: list[Completion]) -> list[str]:
     return [answer.response.content for answer in answers]
 
 
-class PowerCut(Exception):
+class PowerCut(BaseException):
     """What a test raises for a kill."""
 
 

@@ -90,6 +90,10 @@ LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"mixture": {"sigmoid": 0.8, "bco": 0.2}, "nll_coef": 1.0},
         {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
     ),
+    "some of them smoothed": (
+        {"mixture": {"robust": 0.8, "bco": 0.2}, "label_smoothing": 0.2},
+        {"loss_type": ["robust", "bco_pair"], "loss_weights": [0.8, 0.2], "label_smoothing": 0.2},
+    ),
     "normalised": ({"loss": "sigmoid_norm"}, {"loss_type": ["sigmoid_norm"]}),
     "of the step": ({"loss": "aot"}, {"loss_type": ["aot"]}),
     "unpaired": ({"loss": "aot_unpaired"}, {"loss_type": ["aot_unpaired"]}),
@@ -191,6 +195,17 @@ def test_every_loss_is_one_number_however_the_rows_are_cut(folder: Path, tmp_pat
     assert_equal_gradients(cut, whole, 2e-5)
 
 
+def test_a_margin_is_simpos_alone(folder: Path) -> None:
+    batches = rows_of(examples_of(folder / "base", rankings(5, most=2, seed=1)), 4096)
+    policy = load_policy(ModelOptions(path=str(folder / "base")))
+
+    def loss(**options: Any) -> float:
+        return accumulate(policy, batches, preference_objective(config(folder, **options)), backward=False)["loss"]
+
+    both = loss(mixture={"simpo": 0.3, "cpo": 0.7}, margin=0.5)
+    assert both == pytest.approx(0.3 * loss(loss="simpo", margin=0.5) + 0.7 * loss(loss="cpo"))
+
+
 def test_a_whole_ranking_weighs_one_in_plackett_luce(folder: Path, tmp_path: Path) -> None:
     """Against the definition, response by response in plain passes."""
     rows = rankings(4, seed=2)
@@ -224,6 +239,10 @@ def test_a_whole_ranking_weighs_one_in_plackett_luce(folder: Path, tmp_path: Pat
         ({"loss": "orpo"}, "orpo needs nll_coef"),
         ({"loss": "nca", "divergence": "js"}, "divergence has no meaning for loss: nca"),
         ({"margin": 0.5}, "margin has no meaning for loss: sigmoid"),
+        (
+            {"mixture": {"ipo": 0.5, "bco": 0.5}, "label_smoothing": 0.1},
+            "label_smoothing has no meaning for loss: ipo [+] bco",
+        ),
         ({"loss": "plackett_luce", "tail_weight": 0.5}, "tail_weight has no meaning for loss: plackett_luce"),
         ({"loss": "aot", "weighting": "wpo"}, "weighting has no meaning for loss: aot"),
         ({"divergence_alpha": 0.3}, "divergence_alpha has no meaning with divergence: reverse_kl"),

@@ -16,7 +16,7 @@ from ppo_cases import advantages, config, letters, metrics, prepare, start
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from alignkit.actors import load_actors
+from alignkit.actors import Actors, load_actors
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.experience import make_rollouts, values
@@ -228,6 +228,52 @@ def test_remax_compares_with_the_greedy_answer(folder: Path, tmp_path: Path) -> 
     expected = (experience.worth.total - baseline)[:, None] * experience.rollouts.mask
     torch.testing.assert_close(columns["advantage"], expected)
     assert baseline.std() > 0 and judged == {}
+
+
+def test_remax_measures_both_answers_in_one_unit(folder: Path, tmp_path: Path) -> None:
+    """A reward of the prompt alone teaches nothing, in the first update or a later one, now or one ahead."""
+    reward = {"kind": "rules", "rule": "length", "length": 4, "normalise": "running"}
+    for ahead in (0, 1):
+        settings = config(
+            folder, advantage="remax", reward=reward, kl={"coef": 0.0}, missing_eos={"rule": "keep"},
+            rollouts={"ahead": ahead}, data={"validation": 0},
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("alignkit.rewards.length", lambda _: prompt_length)
+            run = start(tmp_path / f"run{ahead}", settings, reward=None)
+        lines = [line for line in metrics(run) if "policy/surrogate" in line]
+        assert len(lines) == 3 and [line["policy/grad_norm"] for line in lines] == [0.0] * 3
+        assert len({line["objective/score"] for line in lines}) > 1
+
+
+def prompt_length(completions: list[Completion]) -> Scores:
+    return Scores(total=tuple(float(len(one.prompt[0].content)) for one in completions))
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo", "dr_grpo", "reinforce_plus_plus_baseline"])
+def test_groups_that_agree_train_nothing(folder: Path, tmp_path: Path, advantage: str) -> None:
+    train, kl = {"batch_size": 12}, {"coef": 0.0}
+    settings = config(folder, advantage=advantage, samples=6, kl=kl, train=train, missing_eos={"rule": "keep"})
+    run = start(tmp_path / "run", settings, lambda c: Scores(total=(7.3,) * len(c)))
+    before = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
+    assert all(torch.equal(before[name], value) for name, value in weights(run).items())
+
+
+def test_a_run_that_the_guard_ended_is_finished_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off while its artifact is written, after the checkpoint of the update that ended it."""
+    guard = {"kl": {"above": -1.0, "then": "stop", "for_updates": 2}}
+    train = {"steps": 6, "evaluate_every": 1, "checkpoint_every": 2}
+    settings = config(folder, guard=guard, train=train, missing_eos={"rule": "keep"})
+    whole = start(tmp_path / "whole", settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Actors, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", settings)
+    resumed = start(tmp_path / "cut", settings)
+    assert resumed.record.metrics == whole.record.metrics and metrics(resumed) == metrics(whole)
+    assert whole.record.metrics["guard/ended_at"] == 2 and resumed.record.throughput["tokens_per_second"] > 0
 
 
 def test_early_stopping_keeps_the_best_weights_also_when_resumed(folder: Path) -> None:
@@ -563,6 +609,9 @@ def test_nan_reward_is_named(folder: Path) -> None:
             "correction has no meaning with engine: vllm and ahead: 1",
         ),
         ({"kl": {"target": 3.0}}, "target has no meaning with kl.controller: fixed"),
+        ({"kl": {"coef": 0.0, "controller": "adaptive"}}, "kl.coef must be above 0 with kl.controller: adaptive"),
+        ({"model": {"lora": {"dropout": 0.1}}}, "model.lora.dropout has no meaning in ppo"),
+        ({"advantage": "reinforce_plus_plus_baseline", "samples": 2, "gamma": 0.9}, "gamma has no meaning"),
         ({"guard": {"explained_variance": {"below": 0.0}}, "advantage": "remax"}, "remax has no critic"),
         ({"guard": {"without_signal": {"above": 0.9}}}, "give samples: 2 or more"),
         ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip has no meaning for loss: cispo"),

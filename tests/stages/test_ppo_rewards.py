@@ -215,6 +215,42 @@ def test_a_failure_stops_after_saving_and_the_run_goes_on_the_same(folder: Path,
         assert torch.equal(weights(resumed)[name], value), name
 
 
+@pytest.mark.parametrize("kind", ["rule", "library"])
+def test_what_raises_stops_after_saving(folder: Path, tmp_path: Path, kind: str) -> None:
+    """An answer that is no number, met after updates, and an exception of a reward that nothing guards."""
+    rows = [{"messages": [{"role": "user", "content": f"say {n}"}], "answer": "1"} for n in range(30)]
+    rows[7]["answer"] = "four"
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"path": str(tmp_path / "answers.jsonl"), "validation": 0}
+    train = {"batch_size": 4, "steps": 7, "checkpoint_every": 100}
+    settings = config(folder, reward={"kind": "rules", "rule": "number"}, data=data, train=train)
+    calls = count(1)
+
+    def raises(completions: list[Completion]) -> Scores:
+        return letters(completions) if next(calls) < 3 else 1 / 0  # type: ignore[return-value]
+
+    why = "missing: the column 'answer' holds no number: 'four': .* in answer to 'say 7'"
+    why = why if kind == "rule" else "every score is missing: ZeroDivisionError"
+    with pytest.raises(RewardFailure, match=why):
+        start(tmp_path / "run", settings, reward=None if kind == "rule" else raises)
+    (saved,) = (tmp_path / "run/checkpoints").glob("step-*")
+    assert saved.name == "step-2"
+
+
+def test_a_cut_off_completion_is_worth_what_the_rule_says_and_nothing_inside_it(folder: Path) -> None:
+    settings = config(folder, missing_eos={"rule": "replace", "value": -1.0})
+    prompt = ({"role": "user", "content": "?"},)
+    ones = [
+        Completion.model_validate(
+            {"prompt": prompt, "response": {"role": "assistant", "finished": ended}, "ids": (1, 2)}
+        )
+        for ended in (True, False)
+    ]
+    found = scored(ones, lambda c: Scores(total=(0.5, 0.5), steps=(((0, 3.0),), ((1, 3.0),))), settings)
+    assert found.total.tolist() == [3.5, -1.0] and found.steps is not None
+    assert found.steps.tolist() == [[3.0, 0.0], [0.0, 0.0]]
+
+
 @pytest.mark.parametrize("call", [1, 3])
 def test_a_failure_on_one_of_two_processes_ends_both_and_they_go_on(folder: Path, tmp_path: Path, call: int) -> None:
     """On rank 1, in the validation before the first update, or in the second one's scores."""
@@ -241,10 +277,10 @@ def test_validation_is_measured_by_what_training_has_seen(folder: Path, tmp_path
     )
     assert float(experience.worth.total.mean()) == pytest.approx(0, abs=1e-6)
     known = dict(ppo.memory)
-    assert known["reward"] == 16
+    assert known["number of reward"] == 16
     after, _ = ppo.validate()
-    mean = known["reward_sum"] / 16
-    deviation = math.sqrt(known["reward_squares"] / 16 - mean**2)
+    mean = known["sum of reward"] / 16
+    deviation = math.sqrt(known["squares of reward"] / 16 - mean**2)
     assert after["objective/score"] == pytest.approx((after["objective/score/raw"] - mean) / deviation)
     assert ppo.memory == known
 

@@ -15,9 +15,10 @@ from served_cases import drawn, launch, run_served
 from vllm_fake import fake_vllm
 
 from alignkit.config import InputError
+from alignkit.contents import Contents
 from alignkit.generate import EngineFailure
 from alignkit.learner import Learner
-from alignkit.recipe.identity import Contents, stage_ids
+from alignkit.recipe.identity import stage_ids
 from alignkit.recipe.read import load_recipe
 from alignkit.records import Completion
 from alignkit.runs import Run, read_metrics

@@ -29,6 +29,7 @@ from alignkit.config import InputError
 from alignkit.data.read import read
 from alignkit.records import Comparison, Completion, Demonstration, Feedback, Prompt, Scores
 from alignkit.runs import Run, read_metrics
+from reward_models.scores import RewardFailure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -183,6 +184,9 @@ def test_rewards_inside_an_answer_count(folder: Path, tmp_path: Path) -> None:
 
     run = start(tmp_path / "run", sampling(folder), inside)
     assert run.record.metrics["score"] == 1.75
+    nan = ((0, float("nan")),)
+    with pytest.raises(RewardFailure, match="gives its token 0 the reward nan"):
+        start(tmp_path / "nan", sampling(folder), lambda c: Scores(total=(1.0,) * len(c), steps=(nan,) * len(c)))
 
 
 def test_ids_that_several_prompts_have_are_left_out(folder: Path, tmp_path: Path) -> None:

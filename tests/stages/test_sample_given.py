@@ -10,11 +10,12 @@ from sample_cases import PROMPTS, PowerCut, draws, judge, judging, prepare, samp
 
 from alignkit import chunks
 from alignkit.config import InputError, build
+from alignkit.contents import Contents
 from alignkit.data.read import read
 from alignkit.options.sample import SampleConfig
 from alignkit.recipe.chain import plan
 from alignkit.recipe.check import check_steps
-from alignkit.recipe.identity import Contents, stage_ids
+from alignkit.recipe.identity import stage_ids
 from alignkit.recipe.read import load_recipe
 from alignkit.records import Candidates, Comparison
 from alignkit.runs import read_metrics

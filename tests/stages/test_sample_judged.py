@@ -25,10 +25,11 @@ from transformers import AutoTokenizer
 
 from alignkit import chunks
 from alignkit.config import InputError
+from alignkit.contents import Contents
 from alignkit.data.read import read
 from alignkit.recipe.chain import plan
 from alignkit.recipe.check import check_steps
-from alignkit.recipe.identity import Contents, stage_ids
+from alignkit.recipe.identity import stage_ids
 from alignkit.recipe.read import Recipe, load_recipe
 from alignkit.records import Comparison, Completion, Prompt
 from alignkit.runs import read_metrics
