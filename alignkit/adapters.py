@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from alignkit.config import InputError
@@ -24,20 +25,37 @@ def is_adapter(path: str) -> bool:
 
 
 def merged_folder(path: str) -> Path:
-    """`.merged/` in an adapter's folder: adapter and base as whole weights in the base's own precision, made once.
+    """`.merged/` in an adapter's folder: adapter and base as whole weights in the base's own precision, made once, and
+    anew where either has changed since. All ranks call it, and the first one works.
 
     Merging is done in float32, into weights that were never 4-bit (arXiv:2305.14314, appendix B).
     """
-    folder = Path(path).absolute() / MERGED
-    if not folder.is_dir():
-        base = AutoModelForCausalLM.from_pretrained(base_of(path), dtype=torch.float32)
-        make_room(base, path)
-        kept = AutoConfig.from_pretrained(base_of(path)).dtype or torch.float32
-        merged: Any = PeftModel.from_pretrained(base, path).merge_and_unload()
-        with tempfile.TemporaryDirectory(dir=path) as unfinished:
-            merged.to(kept).save_pretrained(unfinished)
-            shutil.copytree(unfinished, folder)
+    folder, base = Path(path).absolute() / MERGED, base_of(path)
+    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if ranks and torch.distributed.get_rank() > 0:
+        torch.distributed.barrier()
+    elif not folder.is_dir() or _changed(base, path) > folder.stat().st_mtime:
+        _merge(base, path, folder)
+    if ranks and torch.distributed.get_rank() == 0:
+        torch.distributed.barrier()
     return folder
+
+
+def _changed(*folders: str) -> float:
+    """When a file of these folders was last changed; hidden ones and models on a hub do not count."""
+    files = (file for folder in folders if Path(folder).is_dir() for file in Path(folder).iterdir())
+    return max((file.stat().st_mtime for file in files if not file.name.startswith(".")), default=0.0)
+
+
+def _merge(base: str, path: str, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    make_room(model, path)
+    kept = AutoConfig.from_pretrained(base).dtype or torch.float32
+    merged: Any = PeftModel.from_pretrained(model, path).merge_and_unload()
+    with tempfile.TemporaryDirectory(prefix=f"{MERGED}.", dir=path) as unfinished:  # hidden, and not taken for whole
+        merged.to(kept).save_pretrained(Path(unfinished) / MERGED)
+        shutil.rmtree(folder, ignore_errors=True)
+        (Path(unfinished) / MERGED).rename(folder)
 
 
 def base_of(path: str) -> str:
@@ -73,7 +91,14 @@ def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: S
     config.trainable_token_indices = {name: list(new_ids) for name in names} if new_ids else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:  # peft's, for targets that match nothing
+            layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+            raise InputError(
+                f"model.lora.target_modules: {lora.target_modules} fits no module; the linear layers are called "
+                f"{', '.join(sorted(layers))}: {error}"
+            ) from error
 
 
 def _lora_config(lora: LoraOptions) -> LoraConfig:

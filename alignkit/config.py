@@ -23,7 +23,9 @@ __all__ = [
 class Config(BaseModel):
     """Base of every group of options: strict, frozen, unknown keys refused; a docstring under a field describes it."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def only_with(self, condition: bool, where: str, *names: str) -> None:
         """Raise ValueError for an option of `names` that differs from its default where it would be ignored."""

@@ -78,24 +78,46 @@ def aside(directory: Path, id: str) -> Path:
 
 
 def standing(part: Path, user: Path) -> Path:
-    """Where `part`, a folder of a run that the artifact `user` was made from, lies now: runs are set aside and moved.
+    """Where `part`, a folder of a run that the artifact `user` was made from, lies now: runs are set aside and moved,
+    and chains are copied.
 
-    A folder of no parent run is returned as it is. Raises InputError where that run is gone.
+    A folder of no run that `user` descends from is returned as it is. Raises InputError where that run is gone.
     """
     run = user.resolve().parent
-    record = read_record(run)
-    chain = run.parent.name
-    parents = {} if record is None else record.parents
-    made_by = next((one for one in part.parents if one.name in parents and one.parent.name == chain), None)
+    found = _ancestors(run, part)
+    made_by = next((one for one in part.parents if one.name in found and _is_run(one, run)), None)
     if made_by is None:
         return part
-    id = parents[made_by.name]
-    for place in (made_by, run.parent / made_by.name):
-        for directory in (place, aside(place, id)):
-            found = read_record(directory)
-            if found is not None and found.id == id:
-                return directory / part.relative_to(made_by)
-    raise InputError(f"{user} was made from the run {id[:8]} of {made_by}, which is neither there nor beside {run}")
+    id, place = found[made_by.name]
+    if place is None:
+        raise InputError(
+            f"{user} was made from the run {id[:8]} of {made_by}, which is neither there nor beside {run}"
+        )
+    return place / part.relative_to(made_by)
+
+
+def _is_run(folder: Path, user: Path) -> bool:
+    """Whether a folder of an ancestor's name is, or was, a run: of the user's chain, or of one that was copied."""
+    return folder.parent.name == user.parent.name or (folder / "run.json").is_file()
+
+
+def _ancestors(run: Path, part: Path) -> dict[str, tuple[str, Path | None]]:
+    """Name -> (id, where it lies now or None) of all runs that one descends from, as far as they can be followed."""
+    found: dict[str, tuple[str, Path | None]] = {}
+    open_runs = [run]
+    while open_runs:
+        record = read_record(open_runs.pop())
+        for name, id in {} if record is None else record.parents.items():
+            if name in found:
+                continue
+            # The place that was written down comes first, then what stands beside.
+            written = [one for one in part.parents if one.name == name]
+            places = [place for one in (*written, run.parent / name) for place in (one, aside(one, id))]
+            records = ((place, read_record(place)) for place in places)
+            place = next((place for place, one in records if one is not None and one.id == id), None)
+            found[name] = id, place
+            open_runs += [place] if place else []
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ files

@@ -21,6 +21,7 @@ from alignkit.agreement import count_chunks
 from alignkit.batches import CHUNK, Chunks, Example, rows_of, seed_of, total_steps
 from alignkit.best import Best
 from alignkit.checkpoint import copy_tensors, load_checkpoint, save_checkpoint
+from alignkit.config import InputError
 from alignkit.mixture import Mixture, epochs_of, in_memory
 from alignkit.objective import NonFiniteLoss, Objective, Sums
 from alignkit.optimize import (
@@ -98,6 +99,10 @@ def fit(
     """
     if not train:
         raise ValueError("there are no training examples")
+    if options.patience is not None and not validation:
+        raise InputError(
+            "train.patience counts validations, and no validation record is left: hold out more, or drop it"
+        )
     runtime = runtime or RuntimeOptions()
     training = _Training(model, train, validation, objective, options, runtime, run, seed, accelerator, follower)
     result = training.go()

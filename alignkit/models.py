@@ -61,6 +61,15 @@ def _missing(path: str, what: str, error: Exception, option: str = "model.path")
     return f"{option}: no {what} can be loaded from {path!r}: {reason}"
 
 
+def learned_positions(path: str) -> int | None:
+    """How many positions the model in a folder has embeddings for; None where it computes them, or lies elsewhere."""
+    if not (Path(path) / "config.json").is_file() and not is_adapter(path):
+        return None
+    config = AutoConfig.from_pretrained(base_of(path)).get_text_config()
+    computed = getattr(config, "rope_parameters", None) or getattr(config, "alibi", False)
+    return None if computed else getattr(config, "max_position_embeddings", None)
+
+
 def load_policy(
     options: ModelOptions,
     *,
@@ -106,6 +115,11 @@ def load_model(
         model, tries = _open(options.path, dtype, place, options.load_in_4bit, dropout)
         adapted = None
     elif options.adapter == "continue":
+        if new_ids and trainable:
+            raise InputError(
+                f"model.adapter: continue cannot train rows for {len(new_ids)} tokens that the adapter does not know "
+                "(model.chat_template brings them): merge it, with model.lora for a new one, or keep its template"
+            )
         model, tries = _open_base(options.path, dtype, place, options.load_in_4bit)
         adapted = PeftModel.from_pretrained(model, options.path, is_trainable=trainable)
         adapted.load_adapter(options.path, adapter_name="reference", is_trainable=False)

@@ -87,7 +87,7 @@ class Pairs:
             self.reference = {**batch.entry_columns, **readings}["reference"]
         self.importance = torch.ones_like(self.weight)
         if config.weighting == "wpo":
-            likely = sum_by_owner((self.policy - readings["collisions"]).detach(), batch) / self.lengths
+            likely = sum_by_owner((self.policy - readings["collisions"]).detach(), batch) / self.lengths.clamp(min=1)
             self.importance = torch.exp(likely[self.better] + likely[self.worse])
 
     def loss(self, name: LossName) -> Tensor:
@@ -108,7 +108,8 @@ class Pairs:
             return policy[0] - policy[1], reference[0] - reference[1]
         chosen, rejected = (self.divergence_score(p - r) for p, r in zip(policy, reference, strict=True))
         if name in ("sigmoid_norm", "ipo", "simpo", "orpo"):
-            chosen, rejected = chosen / self.lengths[self.better], rejected / self.lengths[self.worse]
+            lengths = self.lengths.clamp(min=1)
+            chosen, rejected = chosen / lengths[self.better], rejected / lengths[self.worse]
         return (preferences.log_odds(chosen), preferences.log_odds(rejected)) if name == "orpo" else (chosen, rejected)
 
     def log_ratio(self) -> Tensor:
@@ -153,5 +154,5 @@ def _ranked(batch: TrieBatch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _lengths(batch: TrieBatch) -> Tensor:
-    """[O] tokens of each response."""
+    """[O] tokens of each response; an empty one that was cut off has none."""
     return sum_by_owner(torch.ones_like(batch.weight), batch)

@@ -13,7 +13,7 @@ from alignkit.chat import ChatFormat, fit_length
 from alignkit.config import InputError
 from alignkit.examples import discard_examples, read_examples
 from alignkit.loop import Example, FitResult, make_accelerator
-from alignkit.models import load_policy, load_tokenizer
+from alignkit.models import learned_positions, load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.records import Comparison, Feedback, Record
@@ -96,9 +96,17 @@ def load_examples(
     format = setting.format
     bos = format.tokenizer.bos_token_id
 
+    positions = learned_positions(setting.path)
+
     def make(records: Sequence[R], held_out: bool, first: int) -> Sequence[Example | None]:
         alike = issubclass(kind, Comparison)
         examples = fit_examples(tokenize(records), options, budget, bos, counts, alike=alike)
+        longest = max((len(s.ids) for example in examples for s in example or ()), default=0)
+        if positions is not None and longest > positions:
+            raise InputError(
+                f"data.max_length: a sequence has {longest} tokens, and {setting.path} knows {positions} positions: "
+                f"give max_length: {positions}, and data.over_long"
+            )
         if not held_out:
             _count_unknown(format.tokenizer, [s for example in examples for s in example or ()], counts)
         return examples
@@ -175,12 +183,14 @@ def fit_examples(
 
 
 def ranked_sequences(format: ChatFormat, comparisons: Sequence[Comparison]) -> list[list[TokenSequence]]:
-    """One sequence per response, with its rank (1 = best) and, where rated, its score as columns."""
+    """One sequence per response, with its rank (1 = best, wherever a row begins to count) and, where rated, its score
+    as columns."""
     items = [(c.prompt, response, c.tools) for c in comparisons for response in c.responses]
     sequences = iter(format.completions(items))
     examples: list[list[TokenSequence]] = []
     for comparison in comparisons:
-        columns = [{"rank": float(rank), "rating": 0.0} for rank in comparison.ranks]
+        best = min(comparison.ranks)
+        columns = [{"rank": 1.0 + rank - best, "rating": 0.0} for rank in comparison.ranks]
         for column, rating in zip(columns, comparison.margins or (), strict=False):
             column["rating"] = rating
         examples.append([_with(next(sequences), column) for column in columns])

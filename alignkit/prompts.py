@@ -8,6 +8,7 @@ from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.environment.seam import announced
+from alignkit.models import learned_positions
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.ppo import PpoConfig
@@ -26,12 +27,16 @@ def fitting(
     budget: int,
     more: int = 0,
 ) -> list[Prompt]:
-    """The prompts that leave room for max_new_tokens, and `more` tokens, within data.max_length in each of `formats`.
+    """The prompts that leave room for max_new_tokens, and `more` tokens, in each of `formats`: within data.max_length
+    and what its model has positions for.
 
     Raises InputError for one that does not, where over_long is not `skip`; where none is left; and where one may
     exceed the token budget with its completion: runtime options must not change a result.
     """
-    room = config.data.max_length - config.max_new_tokens - more
+    known = [learned_positions(format.tokenizer.name_or_path) for format in formats]
+    limit = min([config.data.max_length, *(positions for positions in known if positions is not None)])
+    bounds = "data.max_length" if limit == config.data.max_length else "the model's positions:"
+    room = limit - config.max_new_tokens - more
     conversations = [(prompt.messages, prompt.tools) for prompt in prompts]
     contexts = zip(*(format.prompts(conversations) for format in formats), strict=True)
     lengths = [max(len(context) for context in of_prompt) for of_prompt in contexts]
@@ -40,10 +45,11 @@ def fitting(
         over = next(n for n, length in enumerate(lengths) if length > room)
         text, skip = prompts[over].messages[-1].content[:60], config.data.over_long == "skip"
         told = f"{len(prompts) - len(kept)} of {len(prompts)} prompts leave no room for max_new_tokens"
-        told = f"data.max_length {config.data.max_length}: {told} {config.max_new_tokens}"
+        told = f"{bounds} {limit}: {told} {config.max_new_tokens}"
         told += f" and {more} tokens of turns before it" if more else ""
         if not kept or not skip:
-            way = "Raise data.max_length" if skip else "Raise data.max_length, or set data.over_long: skip"
+            way = "Raise data.max_length" if limit == config.data.max_length else "Lower max_new_tokens"
+            way += "" if skip else ", or set data.over_long: skip"
             raise InputError(f"{told}; the first, {text!r}, has {lengths[over]} tokens. {way}")
         logger.warning(f"{told}: skipped")
     longest = max((length for length in lengths if length <= room), default=0) + more + config.max_new_tokens

@@ -35,7 +35,6 @@ class Run:
         self.record = record
         self.is_main = is_main
         self._trackers: list[Any] | None = None
-        self._resumed_at: int | None = None
 
     @classmethod
     def open(
@@ -145,7 +144,6 @@ class Run:
 
     def truncate(self, step: int) -> None:
         """Drop the lines after `step`, and a last line that a kill cut short: what a resumed run does first."""
-        self._resumed_at = step + 1 if step >= 0 else None
         if not self.is_main or not self.metrics_path.exists():
             return
         kept = [json.dumps(line) + "\n" for line in read_metrics(self.directory) if line["step"] <= step]
@@ -162,8 +160,8 @@ class Run:
             options: dict[str, Any] = (
                 {"logging_dir": str(self.directory)} if classes[name].requires_logging_directory else {}
             )
-            if name == "tensorboard" and self._resumed_at is not None:
-                options["purge_step"] = self._resumed_at
+            if name == "tensorboard" and (last := self.latest_checkpoint()) is not None:
+                options["purge_step"] = checkpoint_step(last) + 1  # what comes after it is said again
             try:
                 tracker = classes[name](
                     name if options else f"{self.directory.parent.name}-{self.directory.name}", **options

@@ -112,7 +112,8 @@ class Sampler:
         actors, draws = self.actors, self.draws(number, keys, samples, temperature)
         with actors.accelerator.autocast():
             if actors.episodes is not None:
-                return actors.episodes.play(actors.policy, prompts, draws)
+                play = actors.episodes.play
+                return together(lambda: play(actors.policy, prompts, draws))
             return together(lambda: actors.engine.rollout(actors.policy, actors.format, prompts, draws))
 
     def draws(self, number: int, keys: Sequence[int], samples: int, temperature: float) -> Draws:

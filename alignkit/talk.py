@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 import torch
 
 from alignkit.chat import ChatFormat
+from alignkit.config import InputError
 from alignkit.draws import Draws
 from alignkit.environment.episodes import Episodes, answered, open_episodes
 from alignkit.environment.seam import schemas_of
-from alignkit.models import load_policy, load_tokenizer
+from alignkit.models import learned_positions, load_policy, load_tokenizer
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy
@@ -29,9 +30,23 @@ class Conversation:
     """What plays its answers, where an environment answers them."""
     tools: Tools | None = None
     messages: list[Message] = field(default_factory=list[Message])
+    positions: int | None = None
+    """How many tokens the model has embeddings for; None: any number."""
 
     def answer(self, text: str) -> Completion:
-        """Say `text` and get the answer; both, and the turns between, are part of the conversation from then on."""
+        """Say `text` and get the answer; both, and the turns between, are part of the conversation from then on.
+
+        Raises InputError where there is nothing said, or no room for an answer in the model's positions.
+        """
+        if not text.strip():
+            raise InputError("the message is empty; say something")
+        asked = [*self.messages, Message(role="user", content=text)]
+        used = len(self.format.prompt(asked, self.tools))
+        if self.positions is not None and used + self.max_new_tokens > self.positions:
+            raise InputError(
+                f"{used} tokens of the conversation leave no room for {self.max_new_tokens} new ones in the model's "
+                f"{self.positions} positions; start anew, or lower --max-new-tokens"
+            )
         self.messages.append(Message(role="user", content=text))
         draws = Draws(
             seed=self.seed,
@@ -67,4 +82,5 @@ def open_conversation(
     episodes, tools = open_episodes(environment, format, allow_code), schemas_of(environment, allow_code)
     policy = load_policy(ModelOptions(path=path), device=device, precision=precision, trainable=False)
     before = [] if system is None else [Message(role="system", content=system)]
-    return Conversation(policy.eval(), format, max_new_tokens, temperature, seed, episodes, tools, before)
+    positions = learned_positions(path)
+    return Conversation(policy.eval(), format, max_new_tokens, temperature, seed, episodes, tools, before, positions)

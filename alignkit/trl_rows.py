@@ -1,23 +1,34 @@
 """Records and token sequences as the rows of TRL's datasets. Knows no trainer and no model."""
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from alignkit.chat.render import as_turn
 from alignkit.losses import ranking_pairs
 from alignkit.records import Comparison, Demonstration, Feedback, Message, Prompt, Record
 from alignkit.trie import TokenSequence
-from reward_models.scores import as_dict
+
+Row: TypeAlias = dict[str, Any]
 
 
-def rows_of(record: Record, number: int) -> list[dict[str, Any]]:
-    """A record in TRL's conversational form; of a ranking, a row for each untied pair."""
+def rows_of(record: Record, number: int, template_kwargs: Mapping[str, Any] = MappingProxyType({})) -> list[Row]:
+    """A record in TRL's conversational form, with its tools and the template's keyword arguments; of a ranking, a row
+    for each untied pair."""
+    tools = getattr(record, "tools", None)
+    more: Row = {"tools": json.dumps(tools)} if tools else {}
+    more |= {"chat_template_kwargs": dict(template_kwargs)} if template_kwargs else {}
+    return [row | more for row in _rows(record, number)]
 
-    def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
-        return [as_dict(message) for message in messages]
+
+def _rows(record: Record, number: int) -> list[Row]:
+    def plain(messages: Sequence[Message]) -> list[Row]:
+        return [as_turn(message) for message in messages]
 
     match record:
         case Demonstration():

@@ -163,6 +163,7 @@ def test_chat_goes_on_until_an_empty_line(here: Callable[..., Ended], monkeypatc
         (("show", "absent"), "absent: there is neither a recipe nor a folder"),
         (("chat", "runs/small/dpo"), "there is no model"),
         (("chat", "small.yaml"), "small.yaml: there is no model"),
+        (("chat", "runs/small/sft", "--prompt", " "), "the message is empty"),
         (("run",), "Missing argument"),
     ],
 )

@@ -105,3 +105,14 @@ def test_templates_that_rewrite_or_drop_turns_are_refused(name: str, role: str, 
 def test_calls_that_cannot_be_read_back_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="reads calls that are JSON between <tool_call> tags"):
         check_calls(template(name))
+
+
+def test_a_call_that_is_no_text_or_nested_too_deep_stays_content() -> None:
+    format = chatml()
+    for arguments in ('{"text": "\\ud83d"}', '{"\\udc00": 1}', '{"x": ' + "[" * 5000 + "]" * 5000 + "}"):
+        text = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
+        message = format.shape.parse(text, format.encoder.specials)
+        assert message.tool_calls is None and message.content == text
+    text = '<tool_call>{"name": "f", "arguments": {"x": "\\ud83d\\ude00"}}</tool_call>'
+    (call,) = format.shape.parse(text, format.encoder.specials).tool_calls or ()
+    assert call.arguments == {"x": "\U0001f600"}

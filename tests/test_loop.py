@@ -12,7 +12,7 @@ import torch
 from loop_cases import NLL, RANKING, Tiny, examples
 from torch import nn
 
-from alignkit.config import Config
+from alignkit.config import Config, InputError
 from alignkit.loop import FitResult, NonFiniteLoss, Objective, evaluate_objective, fit
 from alignkit.models import load_policy
 from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions, TrainOptions
@@ -235,3 +235,10 @@ def test_killed_twenty_times_at_random_moments_a_run_ends_the_same(tmp_path: Pat
     logs = [Run.open(tmp_path / name, "sft", Config(), QUIET) for name in ("killed", "undisturbed")]
     assert numbers(logs[0]) == numbers(logs[1])
     assert json.loads((tmp_path / "killed/run.json").read_text())["status"] == "running"
+
+
+def test_patience_needs_records_to_validate_on() -> None:
+    """As where all that were held out are over-long."""
+    options = TrainOptions(learning_rate=1e-3, patience=1)
+    with pytest.raises(InputError, match=r"train\.patience counts validations, and no validation record is left"):
+        fit(Tiny(), examples(4), [], NLL, options)

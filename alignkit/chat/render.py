@@ -16,6 +16,16 @@ logger = logging.getLogger(__name__)
 Tools = Sequence[dict[str, Any]] | None
 
 
+def as_turn(message: Message) -> dict[str, Any]:
+    """A message as templates see it. Reasoning goes by both names that they use."""
+    parts: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        parts["reasoning_content"] = parts["thinking"] = message.reasoning
+    if message.tool_calls:
+        parts["tool_calls"] = [_call(call) for call in message.tool_calls]
+    return parts | {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
     """A template, and the contract that nothing of a conversation is lost in it.
@@ -33,15 +43,10 @@ class Rendering:
     "unrendered: …" by message part, "unrendered: assistant" being a turn that had to be taken as it was written."""
 
     def as_chat(self, messages: Sequence[Message]) -> Chat:
-        """Messages as templates see them. Reasoning goes by both names that templates use."""
+        """Messages as templates see them."""
         chat: Chat = []
         for message in messages:
-            parts: dict[str, Any] = {"role": message.role, "content": message.content}
-            if message.reasoning:
-                parts["reasoning_content"] = parts["thinking"] = message.reasoning
-            if message.tool_calls:
-                parts["tool_calls"] = [_call(call) for call in message.tool_calls]
-            parts |= {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
+            parts = as_turn(message)
             chat.append(self.encoder.mark(parts))
             self.counts["control_text"] += chat[-1] != parts
         return chat

@@ -53,8 +53,9 @@ class Shape:
         while found := _CALLS.search(text):
             try:
                 call = json.loads(found.group(1))
+                json.dumps(call, ensure_ascii=False).encode()  # half of a surrogate pair is no text
                 calls.append(ToolCall(name=call["name"], arguments=call["arguments"]))
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError, RecursionError):
                 break
             text = text[: found.start()] + text[found.end() :]
         content = specials.sub("", text)

@@ -38,6 +38,7 @@ def _answered(call: ToolCall, functions: Mapping[str, Function], timeout: float 
             text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
         except (Exception, SystemExit) as error:  # argparse ends the process where a call is wrong
             text = f"{FAILED}{error}"
+    text = text.encode(errors="replace").decode()  # half of a surrogate pair is no text
     return Message(role="tool", content=text, name=call.name, tool_call_id=call.id)
 
 

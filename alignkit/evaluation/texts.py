@@ -79,6 +79,8 @@ def _beginnings(
         kept = [*before, *ids[:room]]
         if len(kept) > 1:
             sequence = TokenSequence(kept, [0.0] + [1.0] * (len(kept) - 1))
-            pairs.append((sequence, text if len(ids) <= room else tokenizer.decode(ids[:room])))
+            # The bytes are those of what is predicted: not of a first token that nothing stands before.
+            whole = before and len(ids) <= room
+            pairs.append((sequence, text if whole else tokenizer.decode(kept[1:])))
     fit_examples([[sequence] for sequence, _ in pairs], options, budget, None, Counter())  # raises above the budget
     return pairs

@@ -90,7 +90,7 @@ class PtxOptions(Config):
 class PpoTrain(TrainOptions):
     """The policy's optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
 
-    learning_rate: float = 3e-6
+    learning_rate: float = Field(default=3e-6, gt=0.0)
     """The peak learning rate."""
     eps: float = Field(default=1e-5, gt=0.0)
     """AdamW's epsilon (Huang et al. 2024: 1e-5)."""

@@ -56,7 +56,7 @@ class ArchitectureOptions(Config):
 class PretrainTrain(TrainOptions):
     """The optimiser, with rates for a small model from nothing; continued pretraining wants a tenth or less."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = Field(default=1e-3, gt=0.0)
     """The peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay of AdamW's two moments (Brown et al. 2020, appendix B)."""
@@ -97,8 +97,9 @@ class PretrainConfig(Config):
         for name in ("chat_template", "eos_token", "template_kwargs", "on_unrendered"):
             if name in given:
                 raise ValueError(f"model.{name}: documents have no chat format; set it in the stage that follows")
-        if self.model is not None and self.fim_rate and self.model.lora is not None:
-            raise ValueError("fim_rate adds tokens, which LoRA leaves untrained: remove model.lora or fim_rate")
+        if self.model is not None and self.fim_rate and (self.model.lora or self.model.adapter == "continue"):
+            name = "lora" if self.model.lora else "adapter: continue"
+            raise ValueError(f"fim_rate adds tokens, which adapters leave untrained: remove model.{name} or fim_rate")
         if self.example == "crop" and self.train.steps is None:
             raise ValueError("example: crop has no epochs; set train.steps")
         if self.data.max_length < 2:

@@ -12,7 +12,7 @@ from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 class RewardTrain(TrainOptions):
     """The optimiser: one epoch, since reward models overfit in the second (Stiennon et al. 2020)."""
 
-    learning_rate: float = 9e-6
+    learning_rate: float = Field(default=9e-6, gt=0.0)
     """The peak learning rate."""
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.mixture import StreamedDataOptions
@@ -12,7 +12,7 @@ from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
 class SftTrain(TrainOptions):
     """The optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
 
-    learning_rate: float = 2e-5
+    learning_rate: float = Field(default=2e-5, gt=0.0)
     """The peak learning rate."""
 
 

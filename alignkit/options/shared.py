@@ -1,11 +1,13 @@
 """Option groups that several stages share. Knows no stage, no model and no torch: it is read before all of them."""
 
 from importlib.util import find_spec
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
+
+Momentum: TypeAlias = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class LoraOptions(Config):
@@ -120,7 +122,7 @@ class TrainOptions(Config):
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """Decay of AdamW's two moments."""
     eps: float = Field(default=1e-8, gt=0.0)
     """AdamW's epsilon."""

@@ -1,5 +1,6 @@
 """The id of a run: a hash of all that decides its result. It knows neither algorithms nor where runs are kept."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from alignkit.config import InputError, content_hash
 from alignkit.contents import Contents
 from alignkit.data.sources import hub_revision
+from alignkit.lineage import standing
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.mixture import SourceOptions, StreamedDataOptions, is_streamed
@@ -61,7 +63,7 @@ class _Identity:
         is_code = isinstance(group, EnvironmentOptions) and ":" in value
         path = existing(value) if keys[-1] in PATH_KEYS or is_code else None
         if path is not None:
-            return f"sha256 {self.contents.of(path)}"
+            return " on ".join(f"sha256 {self.contents.of(one)}" for one in (path, *_base(path)))
         data = vars(self.stage.config).get(keys[0])
         if is_streamed(data) and isinstance(group, DataOptions | SourceOptions):
             return f"revision {hub_revision(value, self.stage.mark(*keys))}" if keys[-1] == "path" else value
@@ -74,6 +76,15 @@ class _Identity:
         if names_model(group, keys[-1]):
             return f"revision {revision(value, self.stage.mark(*keys))}"
         return value
+
+
+def _base(path: Path) -> list[Path]:
+    """The folder that an adapter stands on, where it is one and that lies here."""
+    file = path / "adapter_config.json"
+    if not file.is_file():
+        return []
+    base = standing(Path(json.loads(file.read_text())["base_model_name_or_path"]), path)
+    return [base] if base.is_dir() else []
 
 
 def names_model(group: BaseModel, key: str) -> bool:

@@ -135,6 +135,9 @@ def _stage(name: str, tree: Node, seed: int, allow_code: bool, types: Mapping[st
     own = {key: value for key, value in node.items() if key not in ("stage", "runtime")}
     if "seed" in types[kind].model_fields:
         own.setdefault("seed", seed)
+    if not isinstance(node.get("runtime") or {}, Mapping):
+        where = node.marks.get("runtime", mark)
+        raise InputError(f"{where}: stages.{name}.runtime: input should be an object, and is {node['runtime']!r}")
     runtime = Node({**(tree.get("runtime") or {}), **(node.get("runtime") or {})})
     for part in (tree.get("runtime"), node.get("runtime")):
         runtime.marks |= part.marks if isinstance(part, Node) else {}

@@ -49,7 +49,7 @@ def write_report(directory: Path) -> Path:
         table=_table(evaluation.results) if evaluation and evaluation.results else None,
         pictures=_pictures(evaluation.results, stages) if evaluation and evaluation.results else [],
         curves={stage.name: _curves(stage) for stage in stages},
-        cards={stage.name: _card(stage) for stage in stages},
+        cards={stage.name: _card(stage, in_table=stage is evaluation) for stage in stages},
         title=title,
     )
     path = directory / "report.html"
@@ -154,12 +154,13 @@ def _curves(stage: Stage) -> dict[str, list[Markup]]:
     return drawn
 
 
-def _card(stage: Stage) -> list[tuple[str, str]]:
-    """The few numbers that stand under a stage's name in the chain: held-out ones first, no number twice."""
+def _card(stage: Stage, in_table: bool) -> list[tuple[str, str]]:
+    """The few numbers that stand under a stage's name in the chain: held-out ones first, no number twice, none that is
+    in the table."""
     plain = {key: value for key, value in stage.record.metrics.items() if isinstance(value, int | float)}
     ordered = sorted(plain, key=lambda key: (not key.startswith("held_out/"), key != "loss", "/" in key))
     chosen: dict[str, float] = {}
-    for key in ordered if stage.results is None else ():
+    for key in () if in_table else ordered:
         if plain[key] not in chosen.values() and len(chosen) < 6:
             chosen[key] = plain[key]
     shown = [(title(key), number(value)) for key, value in chosen.items()]

@@ -98,7 +98,8 @@ def model_names(models: Sequence[str]) -> list[str]:
     """Short names for the table: "@sft" is sft, a folder its last name (that before `model`), equal ones numbered."""
     names: list[str] = []
     for model in models:
-        parts = [part for part in Path(model.removeprefix("@")).parts if part not in ("/", ".")]
+        path = Path(model.removeprefix("@"))
+        parts = [part for part in (path if path.name else path.resolve()).parts if part != "/"] or ["model"]
         name = parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1]
         numbered = (f"{name}-{number}" for number in count(2))
         names.append(next(one for one in chain([name], numbered) if one not in names))

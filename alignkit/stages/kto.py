@@ -76,8 +76,8 @@ def mismatched(examples: Sequence[Example], seed: int) -> list[Example]:
 
 
 def _start(sequence: TokenSequence) -> int:
-    """Where the response begins."""
-    return next(place for place, weight in enumerate(sequence.weights) if weight)
+    """Where the response begins; at the end, where it has no token."""
+    return next((place for place, weight in enumerate(sequence.weights) if weight), len(sequence.ids))
 
 
 def kto_objective(config: KtoConfig) -> Objective:

@@ -18,7 +18,7 @@ from alignkit.data.load import load_parts
 from alignkit.data.tokenizer import FILL, train_tokenizer
 from alignkit.examples import discard_examples, read_examples
 from alignkit.loop import Example, Objective, Sums, fit, make_accelerator
-from alignkit.models import load_policy, load_tokenizer, save_model
+from alignkit.models import learned_positions, load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings
 from alignkit.options.mixture import is_streamed
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
@@ -52,6 +52,12 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     # A new model has the dropout that was asked for, a checkpoint none.
     new_model = config.model is None
+    positions = learned_positions(start.path)
+    if positions is not None and config.data.max_length > positions:
+        raise InputError(
+            f"data.max_length: {config.data.max_length} tokens, and {start.path} knows {positions} positions: give "
+            f"max_length: {positions}"
+        )
     policy = load_policy(start, device=accelerator.device, precision=precision, seed=config.seed, dropout=new_model)
     new = add_special_tokens(tokenizer, FILL) if config.fim_rate else ()
     if new:

@@ -85,8 +85,16 @@ def _train_policy(job: _Job, reward: Reward | None) -> dict[str, Any]:
         if reward is None:
             reward = build_reward(config.reward, **held, allow_code=job.runtime.allow_code)
         more["reward_funcs"] = trl_reward(reward, [*train, *validation], setting, config.reward.kind)
-    rows = [row for n, record in enumerate(train) for row in rows_of(record, n)]
-    held_out = [row for n, record in enumerate(validation, len(train)) for row in rows_of(record, n)]
+    spoken = config.model.template_kwargs
+    if config.reward is not None:
+        tooled = next((one for one in (*train, *validation) if isinstance(one, Prompt) and one.tools), None)
+        if tooled is not None:
+            asked = tooled.messages[-1].content[:60]
+            raise InputError(f"trainer: {config.trainer} takes no prompts with tools, and {asked!r} has some; use ppo")
+        job.arguments.setdefault("chat_template_kwargs", spoken or None)
+        spoken = {}
+    rows = [row for n, record in enumerate(train) for row in rows_of(record, n, spoken)]
+    held_out = [row for n, record in enumerate(validation, len(train)) for row in rows_of(record, n, spoken)]
     with policy.plain() as model:
         metrics = _trained(job, policy.adapted or model, rows, held_out, setting.format.tokenizer, more)
     if job.run.is_main:

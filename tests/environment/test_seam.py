@@ -64,6 +64,11 @@ def test_a_tool_that_ends_the_process_has_failed() -> None:
         assert answer.content == "Error: 2"
 
 
+def test_an_answer_that_is_no_text_becomes_one() -> None:
+    (answer,) = tools({"calculator": lambda expression: "a\ud83d"})(said(call("1")))
+    assert answer.content == "a?"
+
+
 def test_tools_have_names_of_their_own(mine: ModuleType) -> None:
     mine.calculator, mine.part = lambda expression: "", partial(int)  # pyright: ignore[reportAttributeAccessIssue]
     mine.calculator.__name__ = "calculator"

@@ -124,6 +124,18 @@ def test_a_curve_is_drawn_once_and_a_number_stands_once(tmp_path: Path) -> None:
     assert "held out: nll 1.25 loss 1.5 examples/s" in chain
 
 
+def test_the_numbers_of_an_evaluation_that_is_not_in_the_table_stand_in_the_chain(tmp_path: Path) -> None:
+    for place, name in enumerate(("first", "second")):
+        write_record(
+            tmp_path / name,
+            synthetic.record("evaluate", place, metrics={f"{name}/score": 0.25 + place}, artifact="results"),
+        )
+        (tmp_path / name / "results").mkdir()
+        (tmp_path / name / "results" / "results.json").write_text(json.dumps(synthetic.results()))
+    words = " ".join(" ".join(Page(write_report(tmp_path)).words).split()).partition("The chain")[2]
+    assert "first: score 0.25" in words and "second: score" not in words
+
+
 def test_a_report_of_a_chain_that_failed_halfway(tmp_path: Path) -> None:
     for number_, name in enumerate(("base", "sft")):
         (tmp_path / name).mkdir()

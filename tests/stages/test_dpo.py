@@ -195,6 +195,29 @@ def test_every_loss_is_one_number_however_the_rows_are_cut(folder: Path, tmp_pat
     assert_equal_gradients(cut, whole, 2e-5)
 
 
+def test_ranks_may_begin_anywhere(folder: Path) -> None:
+    """The likelihood that is trained along is the best response's."""
+    policy, settings = load_policy(ModelOptions(path=str(folder / "base"))), config(folder, loss="cpo", nll_coef=1.0)
+    found: list[dict[str, float]] = []
+    for first in (1, 0, 2):
+        rows = rankings(3, most=2, seed=1)
+        for row in rows:
+            row["ranks"] = [rank - 1 + first for rank in row["ranks"]]
+        batches = rows_of(examples_of(folder / "base", rows), 4096)
+        found.append(accumulate(policy, batches, preference_objective(settings), backward=False))
+    assert found[0]["nll"] > 0 and found[1] == found[2] == found[0]
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "sigmoid_norm", "simpo"])
+def test_an_empty_response_that_was_cut_off_weighs_nothing(folder: Path, tmp_path: Path, loss: str) -> None:
+    rows, settings = rankings(3, most=2, seed=1), config(folder, loss=loss)
+    rows[1]["responses"][1][-1] |= {"content": "", "finished": False}
+    examples = against(folder / "base", examples_of(folder / "base", rows), tmp_path / "run", settings)
+    policy = load_policy(ModelOptions(path=str(folder / "base")))
+    found = accumulate(policy, rows_of(examples, 4096), preference_objective(settings), backward=True)
+    assert math.isfinite(found["loss"]) and all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
+
+
 def test_a_margin_is_simpos_alone(folder: Path) -> None:
     batches = rows_of(examples_of(folder / "base", rankings(5, most=2, seed=1)), 4096)
     policy = load_policy(ModelOptions(path=str(folder / "base")))
@@ -236,6 +259,9 @@ def test_a_whole_ranking_weighs_one_in_plackett_luce(folder: Path, tmp_path: Pat
         ({"mixture": {"sigmoid": 0.0}}, "give each loss a weight above 0"),
         ({"loss": "ipo", "mixture": {"sigmoid": 1.0}}, "loss has no meaning beside mixture"),
         ({"loss": "exo"}, "exo needs label_smoothing"),
+        ({"train": {"learning_rate": 0.0}}, r"train\.learning_rate: .*greater than 0"),
+        ({"train": {"betas": [0.9, 1.0]}}, r"train\.betas.*less than 1"),
+        ({"beta": math.inf}, "beta: .*finite"),
         ({"loss": "orpo"}, "orpo needs nll_coef"),
         ({"loss": "nca", "divergence": "js"}, "divergence has no meaning for loss: nca"),
         ({"margin": 0.5}, "margin has no meaning for loss: sigmoid"),

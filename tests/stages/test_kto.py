@@ -155,3 +155,10 @@ def test_the_token_budget_changes_nothing(finished: Any, folder: Path, tmp_path:
     whole = weights(finished.model_dir)
     for name, tensor in weights(cut.model_dir).items():
         torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_empty_response_that_was_cut_off_is_paired_too(folder: Path) -> None:
+    rows = feedback(4)
+    rows[2]["completion"][-1] |= {"content": "", "finished": False}
+    made = mismatched(labelled(folder / "base", rows), seed=5)
+    assert len(made) == 4 and sum(sum(other.weights) == 0 for _, other in made) == 1

@@ -15,6 +15,7 @@ from chat_cases import (
     format_of,
     gradients,
     interrupted,
+    message,
     messages,
     metrics,
     options_of,
@@ -27,19 +28,22 @@ from chat_cases import (
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from alignkit.accumulate import accumulate
+from alignkit.adapters import merged_folder
 from alignkit.batches import rows_of
 from alignkit.config import InputError
+from alignkit.contents import Contents
 from alignkit.models import load_policy
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.stages import sft
+from alignkit.talk import open_conversation
 from alignkit.trie import TokenSequence
 
 
@@ -304,3 +308,58 @@ def test_a_message_counts_by_its_weight(folder: Path) -> None:
     n, m = (sum(format.turns(conversation, which="last")[0].weights) for conversation in (one, other))
     halved = (*one[:-1], one[-1].model_copy(update={"weight": 0.5}))
     assert nll(halved, other) == pytest.approx((0.5 * n * nll(one) + m * nll(other)) / (0.5 * n + m), rel=1e-5)
+
+
+def test_lora_that_fits_no_module_is_named(folder: Path, tmp_path: Path) -> None:
+    for targets in (["qproj"], []):
+        with pytest.raises(
+            InputError, match=r"model\.lora\.target_modules: \[.*\] fits no module; .* called .*q_proj"
+        ):
+            start(sft, tmp_path / "run", config(folder, model={"lora": {"target_modules": targets}}))
+
+
+def test_an_adapter_goes_on_with_the_tokens_it_knows(folder: Path, tmp_path: Path) -> None:
+    base = without_marks(checkpoint(tmp_path / "base"))
+    plain = {"path": str(base), "chat_template": "none", "lora": {}}
+    first = start(sft, tmp_path / "first", config(folder, model=plain, train={"steps": 1}))
+    (first.model_dir / "chat_format.json").unlink()
+    more = {"path": str(first.model_dir), "adapter": "continue", "chat_template": "chatml"}
+    with pytest.raises(InputError, match=r"model\.adapter: continue cannot train rows for \d tokens"):
+        start(sft, tmp_path / "second", config(folder, model=more))
+
+
+def test_a_merged_adapter_is_whole_and_that_of_its_base(folder: Path, tmp_path: Path) -> None:
+    """A kill leaves nothing that is taken for it; another base in the same place makes it anew."""
+    base = checkpoint(tmp_path / "base")
+    run = start(sft, tmp_path / "run", config(folder, model={"path": str(base), "lora": {}}, train={"steps": 1}))
+    before, id = merged_folder(str(run.model_dir)), Contents().of(run.model_dir)
+    whole = AutoModelForCausalLM.from_pretrained(before).state_dict()
+    shutil.rmtree(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alignkit.adapters.Path.rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            merged_folder(str(run.model_dir))
+    assert not before.exists() and Contents().of(run.model_dir) == id
+    again = AutoModelForCausalLM.from_pretrained(merged_folder(str(run.model_dir))).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+    made = before.stat().st_mtime_ns
+    assert merged_folder(str(run.model_dir)).stat().st_mtime_ns == made
+    checkpoint(tmp_path / "base", seed=9)
+    other = AutoModelForCausalLM.from_pretrained(merged_folder(str(run.model_dir))).state_dict()
+    table = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight
+    assert torch.equal(other["model.embed_tokens.weight"], table)
+
+
+def test_a_sequence_beyond_the_models_positions_is_named(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    small = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(small).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    rows = [*demonstrations(9), {"messages": [message("user", "who"), message("assistant", "the cat " * 40)]}]
+    write(tmp_path / "long.jsonl", rows)
+    settings = config(folder, model={"path": str(tmp_path / "gpt2")}, data={"path": str(tmp_path / "long.jsonl")})
+    with pytest.raises(InputError, match=r"data\.max_length: a sequence has \d+ tokens, .* knows 64 positions"):
+        start(sft, tmp_path / "run", settings)
+    conversation = open_conversation(str(tmp_path / "gpt2"), None, max_new_tokens=60, temperature=1.0, seed=0)
+    with pytest.raises(InputError, match=r"leave no room for 60 new ones in the model's 64 positions"):
+        conversation.answer("who knows")

@@ -1,5 +1,6 @@
 """TRL's trainers as stages: the weights are those of TRL run by hand, and what surrounds them is ours."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from alignkit.config import InputError, build
 from alignkit.models import load_policy
 from alignkit.options.shared import ModelOptions
 from alignkit.options.trl import TrlConfig
-from alignkit.records import Completion, Scores
+from alignkit.records import Completion, Demonstration, Message, Scores, ToolCall
 from alignkit.runs import Run
 from alignkit.stages import trl
+from alignkit.trl_rows import rows_of
 
 COMMON = {"max_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-3, "gradient_checkpointing": False}
 LETTERS = {"kind": "rules", "rule": "pattern", "pattern": "[a-h]"}
@@ -77,6 +79,35 @@ def test_adapters_are_trained_and_saved(folder: Path, tmp_path: Path) -> None:
     run = start(trl, tmp_path / "run", settings)
     assert (run.model_dir / "adapter_model.safetensors").is_file()
     load_policy(ModelOptions(path=str(run.model_dir)))
+
+
+def test_tools_thoughts_and_the_templates_arguments_reach_trl() -> None:
+    tools = ({"type": "function", "function": {"name": "f"}},)
+    call = ToolCall(name="f", arguments={"x": 1})
+    turns = (
+        Message(role="user", content="q"),
+        Message(role="assistant", tool_calls=(call,)),
+        Message(role="tool", content="1", name="f", tool_call_id="call00001"),
+        Message(role="assistant", content="a", reasoning="because"),
+    )
+    (row,) = rows_of(Demonstration(messages=turns, tools=tools), 0, {"enable_thinking": False})
+    assert row["chat_template_kwargs"] == {"enable_thinking": False} and json.loads(row["tools"]) == list(tools)
+    assert row["completion"][0] | {"role": "", "content": ""} == {
+        "role": "", "content": "", "reasoning_content": "because", "thinking": "because",
+    }  # fmt: skip
+    assert row["prompt"][1]["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+    assert row["prompt"][2] == {"role": "tool", "content": "1", "name": "f", "tool_call_id": "call00001"}
+    assert "tools" not in rows_of(Demonstration(messages=(turns[0], turns[-1])), 0)[0]
+
+
+def test_prompts_with_tools_are_not_for_grpo(folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": [message("user", f"why {n}?")], "tools": [{"type": "function"}]} for n in range(6)]
+    write(tmp_path / "tools.jsonl", rows)
+    settings = config(folder, "grpo", data={"path": str(tmp_path / "tools.jsonl"), "validation": 0})
+    with pytest.raises(
+        InputError, match=r"trainer: grpo takes no prompts with tools, and 'why \d\?' has some; use ppo"
+    ):
+        start(trl, tmp_path / "run", settings)
 
 
 def test_our_rewards_see_records(folder: Path, tmp_path: Path) -> None:
