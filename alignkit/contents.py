@@ -1,10 +1,21 @@
 """Hashes of files and folders by what is in them. Knows neither recipes nor runs."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from alignkit.config import content_hash
 from alignkit.lineage import atomic_write, sha256_file
+
+
+def files_in(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """The files below a folder, and behind links to others; a link back to one of those `above` is not followed."""
+    real = folder.resolve()
+    for entry in sorted(folder.iterdir()) if real not in above else ():
+        if entry.is_dir():
+            yield from files_in(entry, above | {real})
+        elif entry.is_file():
+            yield entry
 
 
 class Contents:
@@ -21,7 +32,7 @@ class Contents:
         """SHA-256 of a file, or of a folder's file names and contents; hidden files do not count."""
         if not path.is_dir():
             return self._of_file(path)
-        inside = (found.relative_to(path) for found in path.rglob("*") if found.is_file())
+        inside = (found.relative_to(path) for found in files_in(path))
         visible = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
         return content_hash({name.as_posix(): self._of_file(path / name) for name in visible})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignkit.config import InputError
+from alignkit.contents import files_in
 from alignkit.data.layouts import LAYOUTS
 from alignkit.data.tables import TABLES
 
@@ -92,7 +93,7 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
                 f"{path}: `data.split` chooses files of a folder, and this is one file; leave `split` out"
             )
         return [path]
-    names = sorted(file.relative_to(path) for file in path.rglob("*") if not file.is_dir())
+    names = sorted(file.relative_to(path) for file in files_in(path))
     files = [path / name for name in names if _is_data(name, split)]
     if not files:
         wanted = f" whose name begins with {split!r}" if split else ""

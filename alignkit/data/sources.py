@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from alignkit.config import InputError
+from alignkit.contents import files_in
 from alignkit.data.files import COMPRESSED, SUFFIXES, files_of, rows_of
 from alignkit.data.layouts import Rows
 from alignkit.data.tables import as_json
@@ -37,7 +38,7 @@ def sources_of(
         raise InputError(f"{path}: `--config` names a part of a data set on a hub; leave it out")
     if place.is_dir():
         files = files_of(place, split)
-        inside = (file.relative_to(place) for file in place.rglob("*") if file.is_file())
+        inside = (file.relative_to(place) for file in files_in(place))
         visible = {place / name for name in inside if not any(part.startswith(".") for part in name.parts)}
         found = [Source(str(file), file.relative_to(place).as_posix(), rows_of(file)) for file in files]
         return found, sorted(str(file) for file in visible - set(files))

@@ -53,7 +53,9 @@ class _Identity:
         if isinstance(value, BaseModel):
             return self.of(value, keys)
         if isinstance(value, dict):
-            return {key: self._value(group, (*keys, key), item) for key, item in value.items()}
+            # The keys of a free mapping (template_kwargs) are no options, whatever they are called.
+            named = {key: key if isinstance(item, BaseModel) else "" for key, item in value.items()}
+            return {key: self._value(group, (*keys, named[key]), item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._value(group, keys, item) for item in value]
         if not isinstance(value, str):

@@ -187,6 +187,12 @@ def test_a_folder_gives_its_files_by_name_and_split(tmp_path: Path) -> None:
         write(tmp_path, name, GOOD)
     assert [file.relative_to(tmp_path).as_posix() for file in files_of(tmp_path, "train")] == names
     assert len(files_of(tmp_path)) == 4
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}-far")
+    elsewhere.mkdir()
+    write(elsewhere, "y.jsonl", GOOD)
+    (tmp_path / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(tmp_path)
+    assert len(files_of(tmp_path)) == 5 and tmp_path / "linked/y.jsonl" in files_of(tmp_path)
     with pytest.raises(InputError, match="holds no data file whose name begins with 'dev'"):
         files_of(tmp_path, "dev")
     with pytest.raises(InputError, match="leave `split` out"):

@@ -166,6 +166,13 @@ def test_a_text_that_happens_to_name_a_folder_is_a_text(recipe: Path) -> None:
     assert run(recipe, targets=["sft"]) == []
 
 
+def test_arguments_of_a_template_are_no_options(recipe: Path) -> None:
+    recipe.write_text(CHAIN.replace("path: base", "path: base, template_kwargs: {model: gpt, path: stop}"))
+    run(recipe, targets=["sft"])
+    Path("stop").write_text("x")
+    assert run(recipe, targets=["sft"]) == []
+
+
 def test_a_file_of_equal_size_and_time_is_hashed_again_unless_large(recipe: Path) -> None:
     run(recipe, targets=["sft"])
     facts = Path("base/model.safetensors").stat()

@@ -1,7 +1,9 @@
 """Environments that a recipe can name as `environment_cases:…`, and a checkpoint that can write calls. They know
 nothing of who asks."""
 
+import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,16 @@ def curious(completion: Completion) -> list[Message] | None:
     return [Message(role="user", content="you said " + text[-3:].strip())] + [Message(role="user", content="why?")] * (
         len(text) % 2
     )
+
+
+ASKED = itertools.count(1)
+
+
+def unsteady(completion: Completion) -> list[Message] | None:
+    """`curious`, but gone for the second of several processes once it was asked a number of times."""
+    if os.environ.get("RANK") == "1" and next(ASKED) > 10:
+        raise OSError("the other side is gone")
+    return curious(completion)
 
 
 def checkpoint(folder: Path, seed: int = 0) -> None:

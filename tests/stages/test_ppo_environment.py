@@ -242,16 +242,21 @@ def test_episodes_that_wait_for_their_update_survive_a_stop(folder: Path, tmp_pa
     assert len(lines) == 5 and max(lines) < 2e-5
 
 
+def on_two(place: Path, changes: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """The run on what `prepare` made, in two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/stages"))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(ROOT / "tests/stages/ppo_cases.py"), str(place), json.dumps(changes)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
 def test_two_processes_play_as_one(folder: Path, tmp_path: Path) -> None:
     changes = TALK | {"train": {"batch_size": 10, "learning_rate": 1e-3}, "minibatches": 4, "data": {"validation": 1}}
     alone = start(tmp_path / "alone", config(folder, **changes), allow_code=True)
     place = prepare(tmp_path / "two")
     tiny.checkpoint(place / "model", spread=0.4)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests/stages"))
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(ROOT / "tests/stages/ppo_cases.py"), str(place), json.dumps(changes)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = on_two(place, changes)
     assert done.returncode == 0, done.stderr[-3000:]
     together = Run.open(place / "run", "ppo", config(place, **changes), RUNTIME, id="test")
     assert max(line.get("environment/turns", 0) for line in metrics(alone)) > 1
@@ -259,6 +264,17 @@ def test_two_processes_play_as_one(folder: Path, tmp_path: Path) -> None:
         assert other == pytest.approx(one, rel=1e-3, abs=1e-3, nan_ok=True)
     for name, value in weights(alone).items():
         assert (weights(together)[name] - value).norm() <= 1e-4 * value.norm(), name
+
+
+def test_an_environment_that_fails_for_one_process_ends_both_after_saving(tmp_path: Path) -> None:
+    place = prepare(tmp_path / "two")
+    tiny.checkpoint(place / "model", spread=0.4)
+    talk = TALK["environment"] | {"path": "environment_cases:unsteady"}
+    changes = TALK | {"environment": talk, "train": {"checkpoint_every": 9, "steps": 9}, "data": {"validation": 0}}
+    said = on_two(place, changes).stderr
+    assert said.count("EnvironmentFailure: environment environment_cases:unsteady") == 2, said[-3000:]
+    (saved,) = (place / "run/checkpoints").glob("*")
+    assert int(saved.name.removeprefix("step-")) >= 1
 
 
 def test_rewards_see_the_turns_before_the_response() -> None:
