@@ -15,6 +15,7 @@ from alignkit.config import InputError
 from alignkit.lineage import standing
 from alignkit.options.shared import LoraOptions
 from alignkit.role import Role
+from alignkit.together import together
 
 MERGED = ".merged"
 
@@ -31,20 +32,23 @@ def merged_folder(path: str) -> Path:
     Merging is done in float32, into weights that were never 4-bit (arXiv:2305.14314, appendix B).
     """
     folder, base = Path(path).absolute() / MERGED, base_of(path)
-    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if ranks and torch.distributed.get_rank() > 0:
-        torch.distributed.barrier()
-    elif not folder.is_dir() or _changed(base, path) > folder.stat().st_mtime:
-        _merge(base, path, folder)
-    if ranks and torch.distributed.get_rank() == 0:
-        torch.distributed.barrier()
+
+    def make() -> None:
+        if not folder.is_dir() or _changed(base, path) > folder.stat().st_mtime:
+            _merge(base, path, folder)
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        make()
+    else:
+        together(make if torch.distributed.get_rank() == 0 else lambda: None)
     return folder
 
 
 def _changed(*folders: str) -> float:
-    """When a file of these folders was last changed; hidden ones and models on a hub do not count."""
-    files = (file for folder in folders if Path(folder).is_dir() for file in Path(folder).iterdir())
-    return max((file.stat().st_mtime for file in files if not file.name.startswith(".")), default=0.0)
+    """When weights or a configuration in these folders were last changed; models on a hub do not count."""
+    kinds = ("*.safetensors", "*.bin", "*config.json")
+    files = (file for folder in folders for kind in kinds for file in Path(folder).glob(kind))
+    return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def _merge(base: str, path: str, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Hashes of files and folders by what is in them. Knows neither recipes nor runs."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +9,21 @@ from alignkit.config import content_hash
 from alignkit.lineage import atomic_write, sha256_file
 
 
-def files_in(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """The files below a folder, and behind links to others; a link back to one of those `above` is not followed."""
-    real = folder.resolve()
-    for entry in sorted(folder.iterdir()) if real not in above else ():
-        if entry.is_dir():
-            yield from files_in(entry, above | {real})
-        elif entry.is_file():
-            yield entry
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files of a folder, its subfolders and, after these, of folders that links in it lead to, each folder once.
+    Hidden folders are left out; links to no file are not."""
+    seen: set[Path] = set()
+    ahead = [folder]
+    while ahead:
+        for place, folders, names in os.walk(ahead.pop(0)):
+            here = Path(place)
+            if here.resolve() in seen:
+                folders.clear()
+                continue
+            seen.add(here.resolve())
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            ahead += [here / name for name in folders if (here / name).is_symlink()]
+            yield from (here / name for name in sorted(names))
 
 
 class Contents:
@@ -32,7 +40,7 @@ class Contents:
         """SHA-256 of a file, or of a folder's file names and contents; hidden files do not count."""
         if not path.is_dir():
             return self._of_file(path)
-        inside = (found.relative_to(path) for found in files_in(path))
+        inside = (found.relative_to(path) for found in files_in(path) if found.is_file())
         visible = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
         return content_hash({name.as_posix(): self._of_file(path / name) for name in visible})
 

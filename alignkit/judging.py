@@ -54,7 +54,8 @@ def asked(source: AskedModel, group: str, **held: Any) -> Ask:
     device, precision and token budget of a local model. Raises InputError."""
     if source.path is not None:
         ask = local_judge(source.path, max_new_tokens=source.max_new_tokens, **held)
-        answers = "" if source.cache is None else Contents().of(Path(source.path))
+        lies_here = source.cache is not None and Path(source.path).is_dir()
+        answers = Contents().of(Path(source.path)) if lies_here else source.path
     else:
         key = None if source.key_variable is None else os.environ.get(source.key_variable)
         if source.key_variable is not None and not key:

@@ -78,27 +78,21 @@ def aside(directory: Path, id: str) -> Path:
 
 
 def standing(part: Path, user: Path) -> Path:
-    """Where `part`, a folder of a run that the artifact `user` was made from, lies now: runs are set aside and moved,
-    and chains are copied.
+    """Where `part`, a folder of a run that the artifact `user` was made from, lies now: runs are set aside and moved.
 
     A folder of no run that `user` descends from is returned as it is. Raises InputError where that run is gone.
     """
     run = user.resolve().parent
     found = _ancestors(run, part)
-    made_by = next((one for one in part.parents if one.name in found and _is_run(one, run)), None)
-    if made_by is None:
-        return part
-    id, place = found[made_by.name]
-    if place is None:
-        raise InputError(
-            f"{user} was made from the run {id[:8]} of {made_by}, which is neither there nor beside {run}"
-        )
-    return place / part.relative_to(made_by)
-
-
-def _is_run(folder: Path, user: Path) -> bool:
-    """Whether a folder of an ancestor's name is, or was, a run: of the user's chain, or of one that was copied."""
-    return folder.parent.name == user.parent.name or (folder / "run.json").is_file()
+    for one in part.parents:
+        id, place = found.get(one.name, ("", None))
+        # A folder of another chain is an ancestor's by its id alone: its name may be anybody's.
+        if id and (one.parent.name == run.parent.name or place in (one, aside(one, id))):
+            if place is None:
+                gone = f"the run {id[:8]} of {one}, which is neither there nor beside {run}"
+                raise InputError(f"{user} was made from {gone}")
+            return place / part.relative_to(one)
+    return part
 
 
 def _ancestors(run: Path, part: Path) -> dict[str, tuple[str, Path | None]]:

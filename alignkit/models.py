@@ -27,6 +27,8 @@ from alignkit.selfcheck import DROPOUTS, why_not_tries
 
 logger = logging.getLogger(__name__)
 
+BY_TABLE = frozenset(("biogpt", "codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "openai-gpt", "opt"))
+"""Types of models that look positions up in a table; beyond it they fail."""
 HEAD_FILE = "head.safetensors"
 """What makes a checkpoint a scorer: the head of `alignkit.scorer`."""
 
@@ -61,13 +63,13 @@ def _missing(path: str, what: str, error: Exception, option: str = "model.path")
     return f"{option}: no {what} can be loaded from {path!r}: {reason}"
 
 
-def learned_positions(path: str) -> int | None:
-    """How many positions the model in a folder has embeddings for; None where it computes them, or lies elsewhere."""
-    if not (Path(path) / "config.json").is_file() and not is_adapter(path):
+def known_positions(path: str) -> int | None:
+    """How many positions the model in a folder has a table for; None where it computes any, or lies elsewhere."""
+    base = base_of(path)
+    if not (Path(base) / "config.json").is_file():
         return None
-    config = AutoConfig.from_pretrained(base_of(path)).get_text_config()
-    computed = getattr(config, "rope_parameters", None) or getattr(config, "alibi", False)
-    return None if computed else getattr(config, "max_position_embeddings", None)
+    config = AutoConfig.from_pretrained(base).get_text_config()
+    return config.max_position_embeddings if config.model_type in BY_TABLE else None
 
 
 def load_policy(

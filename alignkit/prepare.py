@@ -13,7 +13,7 @@ from alignkit.chat import ChatFormat, fit_length
 from alignkit.config import InputError
 from alignkit.examples import discard_examples, read_examples
 from alignkit.loop import Example, FitResult, make_accelerator
-from alignkit.models import learned_positions, load_policy, load_tokenizer
+from alignkit.models import known_positions, load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.records import Comparison, Feedback, Record
@@ -96,17 +96,12 @@ def load_examples(
     format = setting.format
     bos = format.tokenizer.bos_token_id
 
-    positions = learned_positions(setting.path)
+    positions = known_positions(setting.path)
 
     def make(records: Sequence[R], held_out: bool, first: int) -> Sequence[Example | None]:
         alike = issubclass(kind, Comparison)
         examples = fit_examples(tokenize(records), options, budget, bos, counts, alike=alike)
-        longest = max((len(s.ids) for example in examples for s in example or ()), default=0)
-        if positions is not None and longest > positions:
-            raise InputError(
-                f"data.max_length: a sequence has {longest} tokens, and {setting.path} knows {positions} positions: "
-                f"give max_length: {positions}, and data.over_long"
-            )
+        check_positions(longest_of(examples), setting.path, positions)
         if not held_out:
             _count_unknown(format.tokenizer, [s for example in examples for s in example or ()], counts)
         return examples
@@ -118,6 +113,20 @@ def load_examples(
     logged = {f"data/{name}": n for name, n in counts.items() if name != "tokens"}
     run.log(0, {**found.sizes(), **logged})
     return found.train, found.validation, found.held_out
+
+
+def longest_of(examples: Sequence[Example | None]) -> int:
+    """The length of the longest sequence; 0 without one."""
+    return max((len(sequence.ids) for example in examples for sequence in example or ()), default=0)
+
+
+def check_positions(longest: int, path: str, positions: int | None) -> None:
+    """Raises InputError for a sequence that is longer than the model's table of positions."""
+    if positions is not None and longest > positions:
+        raise InputError(
+            f"data.max_length: a sequence has {longest} tokens, and {path} knows {positions} positions: give "
+            f"max_length: {positions}, and data.over_long"
+        )
 
 
 def _count_unknown(
@@ -173,7 +182,7 @@ def fit_examples(
         return [sequence for part in fitted for sequence in part or ()] or None
 
     fitted = [fit(example) for example in examples]
-    longest = max((len(sequence.ids) for example in fitted if example for sequence in example), default=0)
+    longest = longest_of(fitted)
     if longest > budget:
         raise InputError(
             f"runtime.token_budget: {budget} is less than a sequence of {longest} tokens; raise it, or lower "

@@ -8,7 +8,7 @@ from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.environment.seam import announced
-from alignkit.models import learned_positions
+from alignkit.models import known_positions
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.ppo import PpoConfig
@@ -33,7 +33,7 @@ def fitting(
     Raises InputError for one that does not, where over_long is not `skip`; where none is left; and where one may
     exceed the token budget with its completion: runtime options must not change a result.
     """
-    known = [learned_positions(format.tokenizer.name_or_path) for format in formats]
+    known = [known_positions(format.tokenizer.name_or_path) for format in formats]
     limit = min([config.data.max_length, *(positions for positions in known if positions is not None)])
     bounds = "data.max_length" if limit == config.data.max_length else "the model's positions:"
     room = limit - config.max_new_tokens - more

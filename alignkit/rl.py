@@ -88,7 +88,7 @@ def above_group_means(x: Tensor, group: Tensor) -> Tensor:
     """Each item less the mean over its group, [N] -> [N]: exactly 0 where a group's items are all equal, whose mean
     rounds to something else (and Adam makes a step of any gradient)."""
     numbers, _ = _groups(group)
-    lowest = torch.full_like(x, torch.inf).scatter_reduce(0, numbers, x, "amin")
+    lowest = torch.zeros_like(x).scatter_reduce(0, numbers, x, "amin", include_self=False)
     above = x - lowest[numbers]
     return above - group_means(above, group)
 

@@ -9,7 +9,7 @@ from alignkit.config import InputError
 from alignkit.draws import Draws
 from alignkit.environment.episodes import Episodes, answered, open_episodes
 from alignkit.environment.seam import schemas_of
-from alignkit.models import learned_positions, load_policy, load_tokenizer
+from alignkit.models import known_positions, load_policy, load_tokenizer
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy
@@ -82,5 +82,5 @@ def open_conversation(
     episodes, tools = open_episodes(environment, format, allow_code), schemas_of(environment, allow_code)
     policy = load_policy(ModelOptions(path=path), device=device, precision=precision, trainable=False)
     before = [] if system is None else [Message(role="system", content=system)]
-    positions = learned_positions(path)
+    positions = known_positions(path)
     return Conversation(policy.eval(), format, max_new_tokens, temperature, seed, episodes, tools, before, positions)

@@ -47,9 +47,9 @@ def guarded(
 ) -> Reward:
     """`score`, one number per completion, as a reward: called with `size` completions at most (None: all of them).
 
-    A call that raises is repeated with each of its completions alone, to find the one that it fails on; not so where
-    it took longer than `timeout` seconds, met no connection (ConnectionError), or returned a wrong number of values:
-    then all of its completions have no score. The first completion without one is a RewardFailure that names it or,
+    A call that raises is repeated with each of its completions alone, to find the one that it fails on; after an OSError
+    with no more of them once the first two fail too. Not so where it took longer than `timeout` seconds, met no
+    connection (ConnectionError), or returned a wrong number of values: then all of its completions have no score. The first completion without one is a RewardFailure that names it or,
     with `skip`, all of them get None, and a warning says so.
     """
 
@@ -162,7 +162,11 @@ def _tried(
         why = explained(error)
         if not alone_too or len(completions) == 1 or isinstance(error, TooLong | ConnectionError):
             return [why] * len(completions)
-        found = [_tried(score, [one], timeout, alone_too=False)[0] for one in completions]
+        found: list[float | Unscored | None] = []
+        for one in completions:
+            found += _tried(score, [one], timeout, alone_too=False)
+            if isinstance(error, OSError) and len(found) == 2 and all(isinstance(each, Unscored) for each in found):
+                return [why] * len(completions)  # it is not theirs: whoever is asked is not there
         # What fails together and never alone has failed all the same.
         return found if any(isinstance(_number(value), Unscored) for value in found) else [why] * len(completions)
     if len(values) != len(completions):

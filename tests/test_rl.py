@@ -93,6 +93,7 @@ def test_group_advantages_by_hand() -> None:
 
 
 def test_a_group_that_agrees_gives_no_signal_not_nan() -> None:
+    assert group_advantages(torch.tensor([1, 0, 1, 1]), torch.tensor([0, 0, 1, 1])).tolist() == [1, -1, 0, 0]
     for value in (0.3, 0.7, 7.3, 1000.3, -50.7):  # the mean of equal numbers rounds
         for size in range(2, 25):
             group = torch.zeros(size, dtype=torch.long)

@@ -228,22 +228,30 @@ def test_an_artifact_finds_what_it_was_made_from_where_runs_moved(tmp_path: Path
 
 
 def test_an_artifact_finds_the_run_that_its_own_run_was_made_from(tmp_path: Path) -> None:
-    """The base of a continued adapter is a grandparent's; a copied chain has its own."""
+    """The base of a continued adapter is a grandparent's, also for a copy of the chain."""
     runs = tmp_path / "runs" / "hh"
     Run.open(runs / "pretrain", "pretrain", Options(), QUIET, "1" * 64)
     Run.open(runs / "sft", "sft", Options(), QUIET, "2" * 64, {"pretrain": "1" * 64})
     Run.open(runs / "dpo", "dpo", Options(), QUIET, "3" * 64, {"sft": "2" * 64})
     base = runs / "pretrain" / "model"
-    shutil.copytree(runs, tmp_path / "runs" / "copy")
     for name, id in (("pretrain", "1"), ("sft", "2"), ("dpo", "3")):
         (runs / name).rename(runs / f"{name}.{id * 8}")
     Run.open(runs / "pretrain", "pretrain", Options(), QUIET, "4" * 64)
     assert standing(base, runs / "dpo.33333333" / "model") == runs / "pretrain.11111111" / "model"
-    shutil.rmtree(runs / "pretrain.11111111")
+    shutil.copytree(runs, tmp_path / "runs" / "copy")
     copied = tmp_path / "runs" / "copy"
-    assert standing(base, copied / "dpo" / "model") == copied / "pretrain" / "model"
+    assert standing(base, copied / "dpo.33333333" / "model") == runs / "pretrain.11111111" / "model"
+    shutil.rmtree(runs / "pretrain.11111111")
     with pytest.raises(InputError, match="made from the run 11111111"):
         standing(base, runs / "dpo.33333333" / "model")
+
+
+def test_a_run_of_another_chain_is_not_taken_for_an_ancestor_of_its_name(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    Run.open(one / "sft", "sft", Options(), QUIET, "1" * 64)
+    Run.open(other / "sft", "sft", Options(), QUIET, "2" * 64)
+    Run.open(other / "dpo", "dpo", Options(), QUIET, "3" * 64, {"sft": "2" * 64})
+    assert standing(one / "sft" / "model", other / "dpo" / "model") == one / "sft" / "model"
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:

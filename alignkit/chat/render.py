@@ -46,9 +46,9 @@ class Rendering:
         """Messages as templates see them."""
         chat: Chat = []
         for message in messages:
-            parts = as_turn(message)
-            chat.append(self.encoder.mark(parts))
-            self.counts["control_text"] += chat[-1] != parts
+            turn = as_turn(message)
+            chat.append(self.encoder.mark(turn))
+            self.counts["control_text"] += chat[-1] != turn
         return chat
 
     def asked(self, messages: Sequence[Message], tools: Tools) -> str:

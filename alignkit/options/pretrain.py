@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.mixture import StreamedDataOptions
-from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
+from alignkit.options.shared import ModelOptions, Momentum, TrainOptions, check_patience
 
 
 class TokenizerOptions(Config):
@@ -58,7 +58,7 @@ class PretrainTrain(TrainOptions):
 
     learning_rate: float = Field(default=1e-3, gt=0.0)
     """The peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     """Decay of AdamW's two moments (Brown et al. 2020, appendix B)."""
     weight_decay: float = Field(default=0.1, ge=0.0)
     """Decoupled weight decay, on matrices only."""

@@ -85,8 +85,9 @@ def _base(path: Path) -> list[Path]:
     file = path / "adapter_config.json"
     if not file.is_file():
         return []
-    base = standing(Path(json.loads(file.read_text())["base_model_name_or_path"]), path)
-    return [base] if base.is_dir() else []
+    named = json.loads(file.read_text()).get("base_model_name_or_path")
+    base = standing(Path(str(named)), path)
+    return [base] if named and base.is_dir() else []
 
 
 def names_model(group: BaseModel, key: str) -> bool:

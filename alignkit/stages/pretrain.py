@@ -18,13 +18,13 @@ from alignkit.data.load import load_parts
 from alignkit.data.tokenizer import FILL, train_tokenizer
 from alignkit.examples import discard_examples, read_examples
 from alignkit.loop import Example, Objective, Sums, fit, make_accelerator
-from alignkit.models import learned_positions, load_policy, load_tokenizer, save_model
+from alignkit.models import known_positions, load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings
 from alignkit.options.mixture import is_streamed
 from alignkit.options.pretrain import ArchitectureOptions, PretrainConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
-from alignkit.prepare import fit_examples
+from alignkit.prepare import check_positions, fit_examples, longest_of
 from alignkit.records import Document
 from alignkit.runs import Run
 from alignkit.selfcheck import DROPOUTS
@@ -52,12 +52,7 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     # A new model has the dropout that was asked for, a checkpoint none.
     new_model = config.model is None
-    positions = learned_positions(start.path)
-    if positions is not None and config.data.max_length > positions:
-        raise InputError(
-            f"data.max_length: {config.data.max_length} tokens, and {start.path} knows {positions} positions: give "
-            f"max_length: {positions}"
-        )
+    positions = known_positions(start.path)
     policy = load_policy(start, device=accelerator.device, precision=precision, seed=config.seed, dropout=new_model)
     new = add_special_tokens(tokenizer, FILL) if config.fim_rate else ()
     if new:
@@ -66,7 +61,9 @@ def run(config: PretrainConfig, runtime: RuntimeOptions, run: Run) -> Path:
     def make(documents: Sequence[Document], held_out: bool, first: int) -> Sequence[Example | None]:
         rate = 0.0 if held_out else config.fim_rate
         found = document_sequences(documents, tokenizer, config.data.max_length, rate, config.seed, first)
-        return fit_examples(found, config.data, runtime.token_budget, None, Counter())
+        examples = fit_examples(found, config.data, runtime.token_budget, None, Counter())
+        check_positions(min(longest_of(examples), config.data.max_length), start.path, positions)
+        return examples
 
     def cut(examples: Sequence[Example]) -> Sequence[Example]:
         if config.example == "crop":

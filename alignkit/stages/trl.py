@@ -91,7 +91,7 @@ def _train_policy(job: _Job, reward: Reward | None) -> dict[str, Any]:
         if tooled is not None:
             asked = tooled.messages[-1].content[:60]
             raise InputError(f"trainer: {config.trainer} takes no prompts with tools, and {asked!r} has some; use ppo")
-        job.arguments.setdefault("chat_template_kwargs", spoken or None)
+        job.arguments["chat_template_kwargs"] = {**spoken, **(job.arguments.get("chat_template_kwargs") or {})}
         spoken = {}
     rows = [row for n, record in enumerate(train) for row in rows_of(record, n, spoken)]
     held_out = [row for n, record in enumerate(validation, len(train)) for row in rows_of(record, n, spoken)]

@@ -192,7 +192,12 @@ def test_a_folder_gives_its_files_by_name_and_split(tmp_path: Path) -> None:
     write(elsewhere, "y.jsonl", GOOD)
     (tmp_path / "linked").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(tmp_path)
-    assert len(files_of(tmp_path)) == 5 and tmp_path / "linked/y.jsonl" in files_of(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "train")
+    (tmp_path / "also").symlink_to(elsewhere)
+    (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    found = [file.relative_to(tmp_path).as_posix() for file in files_of(tmp_path)]
+    assert len(found) == 6 and {"train/x.txt", "gone.jsonl"} < set(found), "each once; a link to no file is one"
+    assert len({"linked/y.jsonl", "also/y.jsonl"} & set(found)) == 1
     with pytest.raises(InputError, match="holds no data file whose name begins with 'dev'"):
         files_of(tmp_path, "dev")
     with pytest.raises(InputError, match="leave `split` out"):

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_without_a_connection_nothing_is_asked_again(error: Exception) -> None:
 @pytest.mark.parametrize("error", [TimeoutError("the program took long"), OSError("disk"), SystemExit(3)])
 def test_what_one_completion_brings_about_costs_no_other_its_score(error: Any) -> None:
     assert guarded(Fails(error), "mine", skip=True)(said("a", "bad", "ccc")).total == (1.0, None, 3.0)
+
+
+def test_a_server_that_is_not_there_is_not_asked_for_each() -> None:
+    calls: list[int] = []
+
+    def gone(completions: list[Completion]) -> list[float]:
+        calls.append(len(completions))
+        raise URLError("refused")
+
+    assert guarded(gone, "mine", skip=True)(said(*"abcdef")).total == (None,) * 6
+    assert calls == [6, 1, 1]
 
 
 def test_a_call_that_fails_only_together_with_one_without_a_score() -> None:
