@@ -47,10 +47,11 @@ def guarded(
 ) -> Reward:
     """`score`, one number per completion, as a reward: called with `size` completions at most (None: all of them).
 
-    A call that raises is repeated with each of its completions alone, to find the one that it fails on; after an OSError
-    with no more of them once the first two fail too. Not so where it took longer than `timeout` seconds, met no
-    connection (ConnectionError), or returned a wrong number of values: then all of its completions have no score. The first completion without one is a RewardFailure that names it or,
-    with `skip`, all of them get None, and a warning says so.
+    A call that raises is repeated with each of its completions alone, to find the one that it fails on; after an
+    OSError with no more of them once the first two fail too. Not so where it took longer than `timeout` seconds, met
+    no connection (ConnectionError), or returned a wrong number of values: then all of its completions have no score.
+    The first completion without one is a RewardFailure that names it or, with `skip`, all of them get None, and a
+    warning says so.
     """
 
     def reward(completions: list[Completion]) -> Scores:
