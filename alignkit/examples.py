@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list, wait_for_everyone
 from alignkit.batches import Example
 from alignkit.config import InputError, content_hash
 from alignkit.data.load import Part, load_parts, places_of
+from alignkit.data.placed import placed
 from alignkit.data.streamed import open_stream
 from alignkit.mixture import Mixture, draws_of
 from alignkit.options.mixture import MixedDataOptions, SourceOptions, is_streamed
@@ -71,16 +72,20 @@ def read_examples(
     where it was, and one that has them all reads no record again. `tokens` is all that decides, beside the options,
     what `make` makes, such as the tokenizer's vocabulary. Raises InputError.
     """
+
+    def made(records: Sequence[R], held_out: bool, first: int) -> Sequence[Example | None]:
+        return placed(options, records, lambda some: make(some, held_out, first))
+
     held_out: list[R] = []
     if is_streamed(options):
-        train, validation, sources = _stored(options, kind, make, counters, run, seed, tokens)
+        train, validation, sources = _stored(options, kind, made, counters, run, seed, tokens)
     else:
         parts, sources = load_parts(options, kind, seed)
         train, validation = [], []
         for part in parts:
-            train.append([e for e in make(list(part.train), False, 0) if e is not None])
+            train.append([e for e in made(list(part.train), False, 0) if e is not None])
             records = list(part.validation)
-            both = [(r, e) for r, e in zip(records, make(records, True, 0), strict=True) if e is not None]
+            both = [(r, e) for r, e in zip(records, made(records, True, 0), strict=True) if e is not None]
             validation.append([e for _, e in both])
             held_out += [r for r, _ in both]
     run.add_data(sources)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
 from alignkit.data.load import load_data
+from alignkit.data.placed import place_of, placed
 from alignkit.environment.seam import announced
 from alignkit.models import known_positions
 from alignkit.options.critique import CritiqueConfig
@@ -37,20 +38,25 @@ def fitting(
     limit = min([config.data.max_length, *(positions for positions in known if positions is not None)])
     bounds = "data.max_length" if limit == config.data.max_length else "the model's positions:"
     room = limit - config.max_new_tokens - more
-    conversations = [(prompt.messages, prompt.tools) for prompt in prompts]
-    contexts = zip(*(format.prompts(conversations) for format in formats), strict=True)
-    lengths = [max(len(context) for context in of_prompt) for of_prompt in contexts]
+
+    def lengths_of(some: Sequence[Prompt]) -> list[int]:
+        conversations = [(prompt.messages, prompt.tools) for prompt in some]
+        contexts = zip(*(format.prompts(conversations) for format in formats), strict=True)
+        return [max(len(context) for context in of_prompt) for of_prompt in contexts]
+
+    lengths = placed(config.data, prompts, lengths_of)
     kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
     if len(kept) < len(prompts):
         over = next(n for n, length in enumerate(lengths) if length > room)
-        text, skip = prompts[over].messages[-1].content[:60], config.data.over_long == "skip"
+        skip = config.data.over_long == "skip"
         told = f"{len(prompts) - len(kept)} of {len(prompts)} prompts leave no room for max_new_tokens"
         told = f"{bounds} {limit}: {told} {config.max_new_tokens}"
         told += f" and {more} tokens of turns before it" if more else ""
         if not kept or not skip:
             way = "Raise data.max_length" if limit == config.data.max_length else "Lower max_new_tokens"
             way += "" if skip else ", or set data.over_long: skip"
-            raise InputError(f"{told}; the first, {text!r}, has {lengths[over]} tokens. {way}")
+            first = place_of(config.data, prompts[over]) or repr(prompts[over].messages[-1].content[:60])
+            raise InputError(f"{told}; the first, {first}, has {lengths[over]} tokens. {way}")
         logger.warning(f"{told}: skipped")
     longest = max((length for length in lengths if length <= room), default=0) + more + config.max_new_tokens
     if longest > budget:

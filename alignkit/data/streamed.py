@@ -55,6 +55,13 @@ class Stream(Generic[R]):
                 file["rejected"] = faults
                 file["reasons"] = [f"line {line}: {reason}" for line, reason in rejected]
 
+    def placed(self) -> Iterator[tuple[str, list[R]]]:
+        """FILE:LINE of every row, and its records."""
+        for file in self.files:
+            name = file["path"]
+            for line, _, found, _ in read_rows(self._rows(file), self.as_, self.place.format, name, None):
+                yield f"{name}:{line}", found
+
     def _rows(self, file: dict[str, Any]) -> Rows:
         if "revision" in file:
             return hub_rows(file["path"], self.place.split or "train", revision=file["revision"])

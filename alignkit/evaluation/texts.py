@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from alignkit.chat import ChatFormat
 from alignkit.config import InputError
+from alignkit.data.placed import placed
 from alignkit.options.evaluate import EvaluateConfig
 from alignkit.options.shared import DataOptions
 from alignkit.prepare import fit_examples
@@ -36,7 +37,8 @@ def text_sequences(
     shown = [text for text in texts if isinstance(text, Demonstration)]
     written = [text for text in texts if isinstance(text, Document)]
     try:
-        found = [*_answers(format, shown, options, budget), *_beginnings(format, written, options, budget)]
+        found = placed(config.texts, shown, lambda some: _answers(format, some, options, budget))
+        found += placed(config.texts, written, lambda some: _beginnings(format, some, options, budget))
     except InputError as error:
         raise InputError(f"texts: {error}") from error
     if not found:

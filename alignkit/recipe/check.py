@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from alignkit.chat import ChatFormat
 from alignkit.config import Config, InputError
 from alignkit.data.load import load_data, places_of
+from alignkit.data.placed import placed
 from alignkit.data.streamed import open_stream
 from alignkit.environment.episodes import open_episodes
 from alignkit.environment.seam import announced
@@ -93,9 +94,12 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
         return Checked(stage.name, len(records), note="TRL's trainer tokenizes them")
     elif there:
         counts: Counter[str] = Counter()
-        examples, bos = _examples(config, records, there[0]), there[0].tokenizer.bos_token_id
-        alike = kind is Comparison
-        kept = fit_examples(examples, data, stage.runtime.token_budget, bos, counts, alike=alike)
+        bos, budget, alike = there[0].tokenizer.bos_token_id, stage.runtime.token_budget, kind is Comparison
+
+        def fitted(some: Sequence[Record]) -> list[list[TokenSequence] | None]:
+            return fit_examples(_examples(config, some, there[0]), data, budget, bos, counts, alike=alike)
+
+        kept = placed(data, records, fitted)
         lengths, left_out = [len(sequence.ids) for one in kept if one for sequence in one], counts.total()
     else:
         return Checked(stage.name, len(records), note=note)

@@ -79,11 +79,16 @@ FAULTS = [
     ("ppo", "environment={kind: function, path: 'json:loads'}", "'json:loads' is code; add --allow-code"),
     ("ppo", "data.path=wordy.jsonl", "holds no number: 'none'"),
     ("evaluate", "data.max_length=11", "data.max_length 11: 8 of 8 prompts leave no room for max_new_tokens 6"),
+    ("evaluate", "data.max_length=11", "the first, prompts.jsonl:1, has 6 tokens"),
     ("evaluate", "runtime.token_budget=11", "runtime.token_budget: 11 is less than a prompt and its completion"),
     ("evaluate", "answer_column=solution", "answer_column: prompt 1 has no column 'solution', which the metric exact"),
     ("evaluate", "reward.answer_column=solution", "reward.answer_column: the prompt's data has no column 'solution'"),
-    ("evaluate", "texts.max_length=19", "texts: an example has 20 tokens and data.max_length is 19"),
-    ("evaluate", "runtime.token_budget=19", "texts: runtime.token_budget: 19 is less than a sequence of 20 tokens"),
+    ("evaluate", "texts.max_length=19", "texts: texts.jsonl:1: an example has 20 tokens and data.max_length is 19"),
+    (
+        "evaluate",
+        "runtime.token_budget=19",
+        "texts: texts.jsonl:1: runtime.token_budget: 19 is less than a sequence of 20 tokens",
+    ),
     (
         "evaluate",
         "environment={kind: tools, tools: [calculator]}",
@@ -198,7 +203,9 @@ def test_feedback_is_read_and_tokenized_as_it_will_be_trained(recipe: Path) -> N
     (found,) = checked(Path("verdicts.yaml"))
     assert (found.records, found.sequences, found.tokens, found.longest, found.note) == (8, 8, 96, 12, "")
     ran(Path("verdicts.yaml"), "kto")
-    with pytest.raises(InputError, match=r"stages\.kto: an example has 12 tokens and data\.max_length is 11"):
+    with pytest.raises(
+        InputError, match=r"stages\.kto: feedback\.jsonl:1: an example has 12 tokens and data\."
+    ):
         checked(Path("verdicts.yaml"), "kto.data.max_length=11")
     Path("feedback.jsonl").write_text(json.dumps(rows[0] | {"label": "good"}) + "\n")
     with pytest.raises(InputError, match=r"feedback\.jsonl:1: .*label"):

@@ -205,6 +205,16 @@ def test_a_budget_below_the_longest_sequence_is_named(folder: Path, tmp_path: Pa
             start(sft, tmp_path / over_long, settings, RuntimeOptions(trackers=[], device="cpu", token_budget=40))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_that_is_too_long_is_named_by_its_row(folder: Path, tmp_path: Path, stream: bool) -> None:
+    rows = demonstrations(12)
+    rows[6]["messages"][-1]["content"] *= 99
+    path = write(tmp_path / "data.jsonl", rows)
+    settings = config(folder, data={"path": path, "validation": 2, "max_length": 128, "stream": stream})
+    with pytest.raises(InputError, match=rf"^{path}:7: an example has \d+ tokens and data\.max_length is 128"):
+        start(sft, tmp_path / "run", settings)
+
+
 def test_a_checkpoint_without_a_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "base", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "*.jinja"))
     with pytest.raises(InputError, match=r"model\.path: no tokenizer can be loaded from '.*bare'"):
