@@ -203,9 +203,7 @@ def test_feedback_is_read_and_tokenized_as_it_will_be_trained(recipe: Path) -> N
     (found,) = checked(Path("verdicts.yaml"))
     assert (found.records, found.sequences, found.tokens, found.longest, found.note) == (8, 8, 96, 12, "")
     ran(Path("verdicts.yaml"), "kto")
-    with pytest.raises(
-        InputError, match=r"stages\.kto: feedback\.jsonl:1: an example has 12 tokens and data\."
-    ):
+    with pytest.raises(InputError, match=r"stages\.kto: feedback\.jsonl:1: an example has 12 tokens and data\."):
         checked(Path("verdicts.yaml"), "kto.data.max_length=11")
     Path("feedback.jsonl").write_text(json.dumps(rows[0] | {"label": "good"}) + "\n")
     with pytest.raises(InputError, match=r"feedback\.jsonl:1: .*label"):
