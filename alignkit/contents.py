@@ -11,7 +11,7 @@ from alignkit.lineage import atomic_write, sha256_file
 
 def files_in(folder: Path) -> Iterator[Path]:
     """The files of a folder, its subfolders and, after these, of folders that links in it lead to, each folder once.
-    Hidden folders are left out; links to no file are not."""
+    What is hidden is left out; links to no file are not."""
     seen: set[Path] = set()
     ahead = [folder]
     while ahead:
@@ -21,9 +21,9 @@ def files_in(folder: Path) -> Iterator[Path]:
                 folders.clear()
                 continue
             seen.add(here.resolve())
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:], visible = (sorted(name for name in found if name[0] != ".") for found in (folders, names))
             ahead += [here / name for name in folders if (here / name).is_symlink()]
-            yield from (here / name for name in sorted(names))
+            yield from (here / name for name in visible)
 
 
 class Contents:
@@ -40,9 +40,8 @@ class Contents:
         """SHA-256 of a file, or of a folder's file names and contents; hidden files do not count."""
         if not path.is_dir():
             return self._of_file(path)
-        inside = (found.relative_to(path) for found in files_in(path) if found.is_file())
-        visible = sorted(name for name in inside if not any(part.startswith(".") for part in name.parts))
-        return content_hash({name.as_posix(): self._of_file(path / name) for name in visible})
+        inside = sorted(found.relative_to(path) for found in files_in(path) if found.is_file())
+        return content_hash({name.as_posix(): self._of_file(path / name) for name in inside})
 
     def _of_file(self, path: Path) -> str:
         facts = path.stat()

@@ -103,8 +103,7 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
 
 def _is_data(name: Path, split: str | None) -> bool:
     layout, compression = _kind(name)
-    hidden = any(part.startswith(".") for part in name.parts)
     lower = name.name.lower()
     about = lower.startswith(ABOUT) if layout in (".txt", ".md") else lower in BESIDE or lower.endswith(ACCOUNTS)
     wanted = split is None or any(part.startswith(split) for part in name.parts)
-    return (layout in LAYOUTS or (layout in TABLES and not compression)) and wanted and not hidden and not about
+    return (layout in LAYOUTS or (layout in TABLES and not compression)) and wanted and not about

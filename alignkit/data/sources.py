@@ -38,8 +38,7 @@ def sources_of(
         raise InputError(f"{path}: `--config` names a part of a data set on a hub; leave it out")
     if place.is_dir():
         files = files_of(place, split)
-        inside = (file.relative_to(place) for file in files_in(place) if file.is_file())
-        visible = {place / name for name in inside if not any(part.startswith(".") for part in name.parts)}
+        visible = {file for file in files_in(place) if file.is_file()}
         found = [Source(str(file), file.relative_to(place).as_posix(), rows_of(file)) for file in files]
         return found, sorted(str(file) for file in visible - set(files))
     if split is not None:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.mixture import StreamedDataOptions
-from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
+from alignkit.options.shared import LearningRate, ModelOptions, TrainOptions, check_patience
 
 LossName = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo", "nca", "bco", "sppo", "apo_zero", "apo_down",
@@ -22,7 +22,7 @@ OF_DIFFERENCES = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo", "d
 class DpoTrain(TrainOptions):
     """The optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
 
-    learning_rate: float = Field(default=5e-7, gt=0.0)
+    learning_rate: LearningRate = 5e-7
     """The peak learning rate."""
     warmup: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the steps over which the learning rate rises from 0."""

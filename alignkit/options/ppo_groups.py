@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, TrainOptions
+from alignkit.options.shared import DataOptions, LearningRate, TrainOptions
 
 
 class KlOptions(Config):
@@ -42,7 +42,7 @@ class CriticOptions(Config):
     init: Literal["auto", "reward", "zero"] = "auto"
     """`reward`: start as the reward model (same tokenizer and kind: learned); `zero`: as the policy with a head of
     zeros; `auto`: `reward` where that is possible."""
-    learning_rate: float | None = Field(default=None, gt=0.0)
+    learning_rate: LearningRate | None = None
     """Its peak learning rate. Left out: five times the policy's."""
     warmup: int = Field(default=0, ge=0)
     """Updates that train the critic alone, before the policy moves; train.steps and its schedule count them."""
@@ -90,7 +90,7 @@ class PtxOptions(Config):
 class PpoTrain(TrainOptions):
     """The policy's optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
 
-    learning_rate: float = Field(default=3e-6, gt=0.0)
+    learning_rate: LearningRate = 3e-6
     """The peak learning rate."""
     eps: float = Field(default=1e-5, gt=0.0)
     """AdamW's epsilon (Huang et al. 2024: 1e-5)."""

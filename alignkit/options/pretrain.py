@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.mixture import StreamedDataOptions
-from alignkit.options.shared import ModelOptions, Momentum, TrainOptions, check_patience
+from alignkit.options.shared import LearningRate, ModelOptions, Momentum, TrainOptions, check_patience
 
 
 class TokenizerOptions(Config):
@@ -56,7 +56,7 @@ class ArchitectureOptions(Config):
 class PretrainTrain(TrainOptions):
     """The optimiser, with rates for a small model from nothing; continued pretraining wants a tenth or less."""
 
-    learning_rate: float = Field(default=1e-3, gt=0.0)
+    learning_rate: LearningRate = 1e-3
     """The peak learning rate."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     """Decay of AdamW's two moments (Brown et al. 2020, appendix B)."""

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from alignkit.config import Config
 from alignkit.options.mixture import StreamedDataOptions
-from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
+from alignkit.options.shared import LearningRate, ModelOptions, TrainOptions, check_patience
 
 
 class RewardTrain(TrainOptions):
     """The optimiser: one epoch, since reward models overfit in the second (Stiennon et al. 2020)."""
 
-    learning_rate: float = Field(default=9e-6, gt=0.0)
+    learning_rate: LearningRate = 9e-6
     """The peak learning rate."""
 
 

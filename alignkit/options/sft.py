@@ -2,17 +2,17 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from alignkit.config import Config
 from alignkit.options.mixture import StreamedDataOptions
-from alignkit.options.shared import ModelOptions, TrainOptions, check_patience
+from alignkit.options.shared import LearningRate, ModelOptions, TrainOptions, check_patience
 
 
 class SftTrain(TrainOptions):
     """The optimiser, with a rate for full fine-tuning; LoRA wants about ten times as much."""
 
-    learning_rate: float = Field(default=2e-5, gt=0.0)
+    learning_rate: LearningRate = 2e-5
     """The peak learning rate."""
 
 

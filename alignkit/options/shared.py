@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
 
+LearningRate: TypeAlias = Annotated[float, Field(gt=0.0)]
 Momentum: TypeAlias = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -106,7 +107,7 @@ class DataOptions(Config):
 class TrainOptions(Config):
     """The optimiser (AdamW) and its schedule."""
 
-    learning_rate: float = Field(gt=0.0)
+    learning_rate: LearningRate
     """The peak learning rate."""
     batch_size: int = Field(default=32, ge=1)
     """Examples in one optimizer step, over all processes. Memory is the business of runtime.token_budget."""
