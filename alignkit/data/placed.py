@@ -43,7 +43,7 @@ def place_of(options: DataOptions, record: Record) -> str | None:
 
 def _same(one: Record, other: Record) -> bool:
     if isinstance(one, Prompt) and isinstance(other, Prompt):
-        return one.messages == other.messages
+        return (one.messages, one.columns) == (other.messages, other.columns)
     return one == other
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignkit.config import InputError
+from alignkit.data.placed import placed
 from alignkit.evaluation.answers import Answer
 from alignkit.evaluation.statistics import Bootstrap, Estimate, standard_error
 from alignkit.evaluation.task_metrics import accepted, task_metric
@@ -114,14 +115,18 @@ def _shown(answer: Answer) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": said(turn)} for turn in turns]
 
 
+def check_references(prompts: Sequence[Prompt], config: EvaluateConfig) -> None:
+    """Raise InputError, naming the row, for a prompt whose reference answer a task metric cannot be computed from."""
+    placed(config.data, prompts, lambda some: references(some, config))
+
+
 def references(prompts: Sequence[Prompt], config: EvaluateConfig) -> list[Any]:
     """Each prompt's reference answer. Raises InputError where a task metric cannot be computed from it."""
     found = [prompt.columns.get(config.answer_column) for prompt in prompts]
     for metric in config.metrics:
         if None in found:
             raise InputError(
-                f"answer_column: prompt {found.index(None) + 1} has no column {config.answer_column!r}, which the "
-                f"metric {metric} needs"
+                f"answer_column: a prompt has no column {config.answer_column!r}, which the metric {metric} needs"
             )
         accepted(metric, found)
     return found

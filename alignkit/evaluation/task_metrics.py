@@ -60,8 +60,8 @@ def task_metric(
 def accepted(name: str, references: Sequence[Any]) -> list[list[str]]:
     """The acceptable answers in each reference. Raises InputError for none, or for more than the metric takes."""
     several = [[str(one) for one in (it if isinstance(it, list | tuple) else [it])] for it in references]
-    for number, texts in enumerate(several, 1):
+    for texts in several:
         if not texts or (name in LABELS and len(texts) > 1):
             wanted = "one reference answer" if name in LABELS else "a reference answer, or a list of them"
-            raise InputError(f"metrics: {name} needs {wanted}, and prompt {number} has {len(texts)}")
+            raise InputError(f"metrics: {name} needs {wanted}, and a prompt has {len(texts)}")
     return several

@@ -16,7 +16,7 @@ from alignkit.data.streamed import open_stream
 from alignkit.environment.episodes import open_episodes
 from alignkit.environment.seam import announced
 from alignkit.evaluation.answers import open_format
-from alignkit.evaluation.table import references
+from alignkit.evaluation.table import check_references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.guidelines import read_examples, read_guidelines, turns_between
 from alignkit.judging import check_judge
@@ -168,7 +168,7 @@ def _check_prompts(
     kept = fitting(prompts, formats, config, budget, more) if formats else prompts
     _check_labels(config, kept)
     if isinstance(config, EvaluateConfig):
-        references(kept, config)
+        check_references(kept, config)
         lying = _lying(config.texts, steps)
         if lying is not None:
             texts, _, _ = load_data(lying, KINDS[config.texts_are], config.seed)
@@ -178,17 +178,22 @@ def _check_prompts(
     return [len(context) for context in contexts], len(prompts) - len(kept)
 
 
-def _check_labels(config: Prompted, records: Sequence[Prompt] | Sequence[Candidates]) -> None:
+def _check_labels(config: Prompted, records: Sequence[Prompt | Candidates]) -> None:
     """Raise InputError where a reward or judge is seen to lack something, such as a column of the records."""
     for leaf in (leaf for source in _rewards(config) for leaf in source.leaves()):
         if leaf.kind == "lexicon" or (leaf.kind == "judge" and leaf.path is None):
             build_reward(leaf)
         if leaf.kind == "rules":
-            nothing = Message(role="assistant")
-            prompts = [(one.messages if isinstance(one, Prompt) else one.prompt, one.columns) for one in records]
-            build_reward(leaf)([Completion(prompt=turns, response=nothing, columns=c) for turns, c in prompts])
+            rule = build_reward(leaf)
+            placed(config.data, records, lambda some, rule=rule: rule([_unanswered(one) for one in some]))
     if isinstance(config, SampleConfig) and config.judge is not None:
         check_judge(config.judge)
+
+
+def _unanswered(record: Prompt | Candidates) -> Completion:
+    """What the record says, with an empty answer."""
+    turns = record.messages if isinstance(record, Prompt) else record.prompt
+    return Completion(prompt=turns, response=Message(role="assistant"), columns=record.columns)
 
 
 def _rewards(config: Prompted) -> list[RewardSource]:

@@ -85,7 +85,7 @@ def test_corpus_metrics_have_intervals() -> None:
 
 
 def test_two_references_for_a_label_are_refused() -> None:
-    with pytest.raises(InputError, match="accuracy needs one reference answer, and prompt 2 has 2"):
+    with pytest.raises(InputError, match="accuracy needs one reference answer, and a prompt has 2"):
         task_metric("accuracy", ["a", "b"], ["a", ["b", "c"]], BOOT)
 
 

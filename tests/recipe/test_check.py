@@ -81,7 +81,7 @@ FAULTS = [
     ("evaluate", "data.max_length=11", "data.max_length 11: 8 of 8 prompts leave no room for max_new_tokens 6"),
     ("evaluate", "data.max_length=11", "the first, prompts.jsonl:1, has 6 tokens"),
     ("evaluate", "runtime.token_budget=11", "runtime.token_budget: 11 is less than a prompt and its completion"),
-    ("evaluate", "answer_column=solution", "answer_column: prompt 1 has no column 'solution', which the metric exact"),
+    ("evaluate", "answer_column=solution", "prompts.jsonl:1: answer_column: a prompt has no column 'solution', which"),
     ("evaluate", "reward.answer_column=solution", "reward.answer_column: the prompt's data has no column 'solution'"),
     ("evaluate", "texts.max_length=19", "texts: texts.jsonl:1: an example has 20 tokens and data.max_length is 19"),
     (
