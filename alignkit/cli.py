@@ -130,7 +130,7 @@ def chat(
     seed: int = 0,
     environment: Annotated[
         str | None,
-        typer.Option(metavar="YAML", help='Answers its turns, such as "{kind: tools, tools: [calculator]}".'),
+        typer.Option(metavar="YAML", help='Answers its turns, such as "{kind: tools, tools: \\[calculator]}".'),
     ] = None,
     allow_code: AllowCode = False,
     as_json: AsJson = False,

@@ -96,8 +96,8 @@ class PpoConfig(Config):
     lam: float = Field(default=0.95, ge=0.0, le=1.0)
     """λ of generalised advantage estimation: 0 trusts the critic, 1 the observed return."""
     whiten_advantages: bool | None = None
-    """Advantages to mean 0 and deviation 1 over the whole update and all processes. Left out: yes with gae and
-    reinforce_plus_plus, no where a prompt's own samples are the measure."""
+    """Advantages to mean 0 and deviation 1 over the whole update and all processes. Left out: yes with gae and both
+    reinforce_plus_plus, no with the others, where a prompt's own samples are the measure."""
     guard: GuardOptions | None = None
     """Against over-optimisation: warns, stops, or rolls back to the best weights; null: nothing is watched."""
     seed: int = 0
@@ -147,6 +147,12 @@ class PpoConfig(Config):
             raise ValueError("resample compares the samples of a prompt: give samples: 2 or more")
         if self.resample and self.reward.remembers():
             raise ValueError("resample replaces what normalise: running has already seen; leave one of them out")
+        held_out = self.guard is not None and self.guard.held_out is not None
+        if self.train.patience is not None and self.reward.remembers() and not held_out:
+            raise ValueError(
+                "train.patience compares scores from update to update, and normalise: running changes their unit; "
+                "give guard.held_out, a reward to compare by, or remove one of them"
+            )
         by_critic, where = self.advantage == "gae", f"with advantage: {self.advantage}"
         self.only_with(by_critic, where, "critic", "lam", "value_clip")
         self._check_roles()

@@ -203,7 +203,7 @@ class RuntimeOptions(Config):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     allow_code: bool = False
-    """Let the recipe name Python functions as rewards (set by --allow-code, never by a recipe)."""
+    """Let the recipe name Python functions as rewards, tools and environments (set by --allow-code, never by it)."""
 
 
 def check_installed(option: str, package: str | None) -> None:

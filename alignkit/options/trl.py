@@ -22,7 +22,7 @@ class TrlConfig(Config):
     """Which trainer. reward leaves a reward model, as the stage `reward` does; all others a language model."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The fields of its configuration (SFTConfig, DPOConfig ...), by TRL's names; alignkit sets output_dir, seed,
-    report_to, use_cpu, bf16 and logging_steps, and for trainer: reward what stands under model and data."""
+    report_to, use_cpu, bf16, fp16 and logging_steps, and for trainer: reward what stands under model and data."""
     reward: RewardSource | None = None
     """grpo, rloo: what a completion is worth."""
     seed: int = 0

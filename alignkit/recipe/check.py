@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def check_steps(steps: Sequence[Step]) -> Iterator[Checked]:
 
 def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     stage, config = step.stage, step.stage.config
+    if isinstance(config, TrlConfig):
+        import_module("alignkit.stages.trl").arguments_of(config)  # imports trl
     data = _lying(getattr(config, "data", None), steps)
     if data is None:
         return Checked(stage.name, 0, note="nothing to read yet")

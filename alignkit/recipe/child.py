@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 import traceback
 from contextlib import suppress
 from importlib import import_module
@@ -24,7 +23,6 @@ from alignkit.runs import Run
 def run_prepared(directory: Path) -> int:
     """Run the stage whose options run.json holds; returns the exit code (0 done, 1 failed, 2 the input is wrong)."""
     end_with_driver()
-    sys.path.append(os.getcwd())
     record = read_record(directory)
     if record is None:
         raise InputError(f"{directory} holds no run.json")

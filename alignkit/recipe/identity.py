@@ -28,6 +28,9 @@ MODEL_KEYS = ("model", "models", "reference", "baseline")
 PATH_KEYS = ("path", "chat_template", "json_schema", "guidelines", *MODEL_KEYS)
 """Options that may name a file or folder; in all others a text is a text."""
 
+CODE = re.compile(r"([\w.]+):(\w+)")
+"""A function of a user's own: its module, its name."""
+
 
 def stage_ids(recipe: Recipe, contents: Contents) -> dict[str, str]:
     """The id of every stage, by name. Raises InputError where a file it names is not there."""
@@ -65,7 +68,8 @@ class _Identity:
         is_code = isinstance(group, EnvironmentOptions) and ":" in value
         path = existing(value) if keys[-1] in PATH_KEYS or is_code else None
         if path is not None:
-            return " on ".join(f"sha256 {self.contents.of(one)}" for one in (path, *_base(path)))
+            found = " on ".join(f"sha256 {self.contents.of(one)}" for one in (path, *_base(path)))
+            return f"{code[2]} of {found}" if (code := CODE.fullmatch(value)) else found
         data = vars(self.stage.config).get(keys[0])
         if is_streamed(data) and isinstance(group, DataOptions | SourceOptions):
             return f"revision {hub_revision(value, self.stage.mark(*keys))}" if keys[-1] == "path" else value
@@ -101,7 +105,7 @@ def names_model(group: BaseModel, key: str) -> bool:
 
 def existing(text: str) -> Path | None:
     """The file or folder that an option names, if it names one; code as "package.module:function" is its file."""
-    if re.fullmatch(r"[\w.]+:\w+", text):
-        text = text.partition(":")[0].replace(".", "/") + ".py"
+    if code := CODE.fullmatch(text):
+        text = code[1].replace(".", "/") + ".py"
     path = Path(text)
     return path if text and path.exists() else None

@@ -64,7 +64,7 @@ class _Job:
 def run(config: TrlConfig, runtime: RuntimeOptions, run: Run, reward: Reward | None = None) -> Path:
     """Train with TRL's trainer, and return the folder of the artifact. `reward` replaces the recipe's."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    arguments = arguments_of(config, TRAINERS[config.trainer][1])
+    arguments = arguments_of(config)
     setting = open_setting(config.model, runtime)
     job = _Job(config, runtime, run, setting, arguments)
     metrics = _train_scorer(job) if config.trainer == "reward" else _train_policy(job, reward)
@@ -164,8 +164,9 @@ def _trained(
     return dict(found.metrics) | (trainer.evaluate() if held_out else {})
 
 
-def arguments_of(config: TrlConfig, arguments_type: type[Any]) -> dict[str, Any]:
+def arguments_of(config: TrlConfig) -> dict[str, Any]:
     """The options as they go to TRL. Raises InputError for one that it does not have or that alignkit sets."""
+    arguments_type = TRAINERS[config.trainer][1]
     known = [field.name for field in fields(arguments_type) if field.init and field.name not in OURS]
     for name in config.options:
         if config.trainer == "reward" and name in SPOKEN:

@@ -188,6 +188,8 @@ def test_a_trainer_of_trl_reads_what_its_algorithm_does(recipe: Path) -> None:
     assert (found.records, found.note) == (8, "TRL's trainer tokenizes them")
     with pytest.raises(InputError, match="field `chosen` is missing"):
         checked(Path("trl.yaml"), "trl.trainer=dpo")
+    with pytest.raises(InputError, match=r"options\.maxsteps: .* has no such field; did you mean max_steps\?"):
+        checked(Path("trl.yaml"), "trl.options.maxsteps=3")
     rows = [{"prompt": f"say {n}?", "chosen": "so so", "rejected": "so"} for n in range(8)]
     Path("feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (found,) = checked(Path("trl.yaml"), "trl.trainer=reward")  # whose tokens are ours: 6, 5 or 2, and the end

@@ -156,6 +156,7 @@ def test_an_environment_is_also_its_code(recipe: Path, options: str) -> None:
     assert run(recipe, change, targets=["ppo"]) == []
     Path("mine.py").write_text("def act(x): return 2 * x")
     assert run(recipe, change, targets=["ppo"]) == ["ppo"]
+    assert run(recipe, f"ppo.environment={options % 'mine:other'}", targets=["ppo"]) == ["ppo"]
 
 
 def test_a_text_that_happens_to_name_a_folder_is_a_text(recipe: Path) -> None:

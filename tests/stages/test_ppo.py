@@ -621,6 +621,10 @@ def test_nan_reward_is_named(folder: Path) -> None:
             {"guard": {"held_out": {"reward": {"kind": "lexicon"}, "drop": 1.0}}, "data": {"validation": 0}},
             "give data.validation",
         ),
+        (
+            {"train": {"patience": 2}, "reward": {"kind": "lexicon", "normalise": "running"}},
+            "normalise: running changes their unit",
+        ),
         ({"overlong": {"buffer": 11}}, "overlong.buffer 11 exceeds max_new_tokens 10"),
     ],
 )
