@@ -141,9 +141,7 @@ def _show(done: Any) -> None:
             _sample(tag)
         print(f"All of them, with their reasons: {done.removed_file}")
     if done.ignored:
-        print(
-            f"Not read, by their names no data: {', '.join(done.ignored[:5])}{', …' if len(done.ignored) > 5 else ''}"
-        )
+        print(f"Not read: {', '.join(done.ignored[:5])}{', …' if len(done.ignored) > 5 else ''}")
     if done.rejects_file:
         print(f"Rows that hold no record: {done.rejects_file}")
     print(f"{done.kept:,} records: {', '.join(done.parts)}")

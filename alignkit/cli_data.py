@@ -81,7 +81,7 @@ def _show(done: Any) -> None:
         print(f"Each of them, with its line: {done.rejects}")
     if done.ignored:
         names = ", ".join(done.ignored[:5]) + (", …" if len(done.ignored) > 5 else "")
-        print(f"Not read, by their names no data: {names}")
+        print(f"Not read: {names}")
     print(f"{total.records:,} records: {done.out}")
 
 

@@ -47,7 +47,7 @@ def test_an_import_shows_what_became_of_every_row(command: Callable[..., tuple[i
     assert "1 ids stood in an earlier file too" in output
     assert ["2", "field", "`completion`", "is", "missing"] in lines
     assert "Each of them, with its line: made.rejects.jsonl" in output
-    assert "Not read, by their names no data: in/notes.pdf" in output
+    assert "Not read: in/notes.pdf" in output
     assert output.endswith("2 records: made.jsonl\n")
     assert [json.loads(line)["id"] for line in Path("made.jsonl").read_text().splitlines()] == ["1", "b.jsonl/1"]
 

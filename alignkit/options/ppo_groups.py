@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from alignkit.config import Config
 from alignkit.options.shared import DataOptions, LearningRate, TrainOptions
@@ -60,12 +60,13 @@ class OverlongOptions(Config):
 
 
 class MissingEosOptions(Config):
-    """What a completion is worth that was cut off at max_new_tokens."""
+    """What a completion is worth that was cut off at max_new_tokens. A policy whose answers are mostly cut off learns
+    nothing of the reward under `replace`: give it more room, or `keep`."""
 
     rule: Literal["replace", "subtract", "keep"] = "replace"
     """`replace` the whole score by value, `subtract` value from it, or `keep` it."""
     value: float = -1.0
-    """replace: the score, below any that a finished one gets; subtract: what is taken off (then above 0)."""
+    """replace: the score, best below any that a finished one gets; subtract: what is taken off (then above 0)."""
 
     @model_validator(mode="after")
     def _check_sign(self) -> Self:
@@ -78,13 +79,18 @@ class PtxOptions(Config):
     """Likelihood of other text, trained beside the reward against forgetting (PPO-ptx, Ouyang et al. 2022, Eq. 2)."""
 
     data: DataOptions
-    """The text: what the policy was pretrained or fine-tuned on."""
+    """The text: what the policy was pretrained or fine-tuned on. All of it is trained; `validation` has no meaning."""
     kind: Literal["demonstrations", "corpus"] = "demonstrations"
     """`demonstrations`: the assistant's turns of conversations; `corpus`: documents."""
     coef: float = Field(default=1.0, gt=0.0)
     """What a nat per token of their loss weighs beside the policy's (InstructGPT's γ)."""
     batch_size: int = Field(default=32, ge=1)
     """Conversations or documents in one optimizer step, over all processes."""
+
+    @field_validator("data")
+    @classmethod
+    def _all_of_it(cls, options: DataOptions) -> DataOptions:
+        return options.model_copy(update={"validation": 0})
 
 
 class PpoTrain(TrainOptions):

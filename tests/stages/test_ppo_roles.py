@@ -369,10 +369,9 @@ def test_text_is_trained_beside(folder: Path, tmp_path: Path) -> None:
     )
     for ours, theirs in zip(ppo.actors.policy.parameters(), policy.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
-    corpus = build(
-        PpoConfig, settings.model_dump() | {"ptx": {"data": {"world": "corpus", "rows": 5}, "kind": "corpus"}}, ""
-    )
-    assert all(len(example[0].ids) > 5 for example in opened(tmp_path / "corpus", corpus).actors.ptx)
+    documents = {"data": {"world": "corpus", "rows": 5, "validation": 2}, "kind": "corpus"}
+    corpus = opened(tmp_path / "corpus", build(PpoConfig, settings.model_dump() | {"ptx": documents}, "")).actors.ptx
+    assert len(corpus) == 5 and all(len(example[0].ids) > 5 for example in corpus)
 
 
 def test_completions_end_at_a_stop_token(folder: Path, tmp_path: Path) -> None:
