@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -93,16 +94,24 @@ def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: S
     names = [name for name, module in model.named_modules() if module in tables]
     config = _lora_config(lora)
     config.trainable_token_indices = {name: list(new_ids) for name in names} if new_ids else None
+    head = model.get_output_embeddings()
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    chosen = f"model.lora.target_modules: {lora.target_modules}"
+    linear = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+    layers = {name.rpartition(".")[2] for name, part in linear if part not in tables}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:  # peft's, for targets that match nothing
-            layers = {name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
             raise InputError(
-                f"model.lora.target_modules: {lora.target_modules} fits no module; the linear layers are called "
-                f"{', '.join(sorted(layers))}: {error}"
+                f"{chosen} fits no module; the linear layers are called {', '.join(sorted(layers))}: {error}"
             ) from error
+        except TypeError as error:  # peft's, for a table whose new rows are trained
+            raise InputError(f"{chosen} has a table of tokens in it, which gets new tokens; leave it out") from error
+    if tied and any(isinstance(part, LoraLayer) and part.get_base_layer() in tables for part in adapted.modules()):
+        raise InputError(f"{chosen} has the head or the embeddings in it, which are one here: it cannot be merged")
+    return adapted
 
 
 def _lora_config(lora: LoraOptions) -> LoraConfig:

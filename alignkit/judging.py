@@ -28,7 +28,10 @@ def local_judge(
     token_budget: int = 8192,
 ) -> Ask:
     """Asks the frozen model in a folder, spoken to by its own chat template; no sampling. Raises InputError."""
-    format = ChatFormat.load(load_tokenizer(path))
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        raise InputError(f"{path} has no chat template, which a judge is spoken to by: save one with its tokenizer")
+    format = ChatFormat.load(tokenizer)
     options = ModelOptions(path=path)
     policy = load_policy(options, device=device, precision=precision, trainable=False, format=format).eval()
 

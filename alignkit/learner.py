@@ -121,7 +121,7 @@ class Learner:
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
                 f"{error}. Lower train.learning_rate (now {train.learning_rate:g}), or look for extreme scores of the "
-                "reward; the last checkpoint stands"
+                "reward; checkpoints written before are kept"
             ) from error
         return {f"{name}/{key}": value for key, value in found.items()}
 

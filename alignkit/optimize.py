@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from alignkit.accumulate import accumulate
+from alignkit.config import InputError
 from alignkit.objective import NonFiniteLoss, Objective
 from alignkit.options.shared import RuntimeOptions, TrainOptions
 from alignkit.trie import TrieBatch
@@ -19,7 +20,9 @@ BUCKET = 2**25
 
 
 def make_accelerator(runtime: RuntimeOptions) -> Accelerator:
-    """What `runtime` asks for; left at auto: bf16 autocast on CUDA, float32 on a CPU."""
+    """What `runtime` asks for; left at auto: bf16 autocast on CUDA, float32 on a CPU. Raises InputError."""
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("runtime.device: cuda: torch finds no GPU here; give auto or cpu")
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     precision = ("float32" if cpu else "bf16") if runtime.precision == "auto" else runtime.precision
     return Accelerator(cpu=cpu, mixed_precision="bf16" if precision == "bf16" else "no")

@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from alignkit.adapters import add_adapter
 from alignkit.chat import ChatFormat
@@ -141,7 +141,7 @@ def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
     constant is in head.safetensors, and differences of scores do not need it).
     """
     directory.mkdir(parents=True, exist_ok=True)
-    scorer.model.config.pad_token_id = format.pad_id
+    scorer.model.config.pad_token_id = _padding(scorer.model.config, format)
     if scorer.adapted is not None:
         save_model(scorer.model, scorer.adapted, directory)
     else:
@@ -154,6 +154,12 @@ def save_scorer(scorer: Scorer, format: ChatFormat, directory: Path) -> None:
         "deviation": scorer.deviation,
     }
     save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, directory / HEAD_FILE)
+
+
+def _padding(config: PretrainedConfig, format: ChatFormat) -> int:
+    """A token that ends no answer: a SequenceClassification model reads its score before all padding."""
+    known = (format.tokenizer.pad_token_id, getattr(config, "pad_token_id", None), *range(len(format.stop_ids) + 1))
+    return next(one for one in known if one is not None and one not in format.stop_ids)
 
 
 def as_classifier(scorer: Scorer) -> PreTrainedModel:

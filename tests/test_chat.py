@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from template_table import CONVERSATIONS, PAGE, TEMPLATES, TOOLS, byte_tokenizer, cell, page, tokenizer_for
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,6 +20,7 @@ from transformers import (
     LlamaForCausalLM,
     PhiConfig,
     PhiForCausalLM,
+    PreTrainedTokenizerFast,
 )
 
 from alignkit.chat import ChatFormat, extend_embeddings, fit_length
@@ -415,7 +420,7 @@ def test_any_generation_config_is_kept(tmp_path: Path, settings: dict, do_sample
 
 
 def test_templates_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no chat template; set"):
+    with pytest.raises(InputError, match="has no chat template; give"):
         ChatFormat.load(byte_tokenizer(["</s>"]))
     with pytest.raises(InputError, match='no "chatml", "none" or readable file'):
         ChatFormat.load(byte_tokenizer(["</s>"]), str(tmp_path / "x.jinja"))
@@ -423,6 +428,19 @@ def test_templates_that_are_not_there(tmp_path: Path) -> None:
     broken.write_text("{% for m in messages %}")
     with pytest.raises(InputError, match="jinja' refuses this conversation"):
         ChatFormat.load(byte_tokenizer(["</s>"]), str(broken))
+
+
+def test_a_stop_token_is_what_is_drawn_within_a_text() -> None:
+    """Llama's tokenizers begin a text with a space of their own."""
+    ids = {"<unk>": 0, "</s>": 1, "▁": 2, "x": 3, ".": 4, "▁x": 5}
+    made = Tokenizer(BPE(ids, [("▁", "x")], unk_token="<unk>"))
+    made.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    made.decoder = MetaspaceDecoder()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    assert tokenizer(".", add_special_tokens=False)["input_ids"] == [2, 4]
+    assert 4 in ChatFormat.load(tokenizer, "none").stopping_at(["."]).stop_ids
+    with pytest.raises(InputError, match=r"stop: 'x\.' is not a single token"):
+        ChatFormat.load(tokenizer, "none").stopping_at(["x."])
 
 
 @pytest.mark.parametrize("tied", [True, False])

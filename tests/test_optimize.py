@@ -7,8 +7,9 @@ import torch
 from loop_cases import Tiny
 from torch import nn
 
-from alignkit.optimize import lost_updates, make_optimizer, schedule_factor, set_learning_rate
-from alignkit.options.shared import TrainOptions
+from alignkit.config import InputError
+from alignkit.optimize import lost_updates, make_accelerator, make_optimizer, schedule_factor, set_learning_rate
+from alignkit.options.shared import RuntimeOptions, TrainOptions
 
 
 def factors(total: int, **options: object) -> list[float]:
@@ -74,3 +75,9 @@ def test_lost_updates_are_those_that_rounding_swallows(dtype: torch.dtype, rate:
     assert lost_updates(optimizer) == pytest.approx(stayed.item(), abs=0.01)
     if dtype == torch.bfloat16 and rate == 5e-7:
         assert stayed > 0.98
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_asked_for_and_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"runtime\.device: cuda: torch finds no GPU here"):
+        make_accelerator(RuntimeOptions(device="cuda"))

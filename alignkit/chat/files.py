@@ -24,16 +24,16 @@ def sources(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[s
         try:
             text = Path(template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f'model.chat_template: {template!r} is no "chatml", "none" or readable file') from error
+            raise InputError(f'chat_template: {template!r} is no "chatml", "none" or readable file') from error
         return text, text
     own = tokenizer.chat_template
     if not own:
         name = tokenizer.name_or_path or "the tokenizer"
-        raise InputError(f"{name} has no chat template; set model.chat_template: chatml, none, or a .jinja file")
+        raise InputError(f"{name} has no chat template; give chat_template: chatml, none, or a .jinja file")
     if isinstance(own, str):
         return own, own
     if "default" not in own:
-        raise InputError(f"the tokenizer's chat templates {sorted(own)} have no `default`; set model.chat_template")
+        raise InputError(f"the tokenizer's chat templates {sorted(own)} have no `default`; give chat_template")
     return own["default"], own.get("tool_use", own["default"])
 
 

@@ -103,6 +103,8 @@ class ChatFormat(Rendering):
         more: list[int] = []
         for token in tokens:
             ids: list[int] = self.tokenizer(token, add_special_tokens=False)["input_ids"]
+            if len(ids) != 1:  # a tokenizer may begin a text with a space of its own
+                (ids,) = self.encoder.encode([token], ["x"])
             if len(ids) != 1 or (ids[0] == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
                 raise InputError(f"stop: {token!r} is not a single token of the model's tokenizer (its ids: {ids})")
             more += ids

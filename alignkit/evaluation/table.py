@@ -44,7 +44,7 @@ class Table:
             if row["metric"] == "kl":
                 row["standard_error"] = standard_error(values)
         rows += [_row(name, key, estimate, None) for key, estimate in texts.items()]
-        return [*rows, *self._task_rows(name, [one.text for one in answers if one.sample == 0])]
+        return [*rows, *self._task_rows(name, [one.text for one in answers])]
 
     def win_rates(self, answers: Mapping[str, Sequence[Answer]], baseline: str) -> list[Row]:
         """Each model against the baseline, prompt by prompt; the baseline itself has none."""
@@ -86,7 +86,7 @@ class Table:
         rows: list[Row] = []
         for metric in self.config.metrics:
             found = task_metric(metric, texts, answers, self.bootstrap, self.config.positive_label)
-            rows += [_row(name, key, estimate, len(texts)) for key, estimate in found.items()]
+            rows += [_row(name, key, estimate, len(self.prompts)) for key, estimate in found.items()]
         return rows
 
     def _world_rates(self, answers: Sequence[Answer]) -> dict[str, list[float]]:

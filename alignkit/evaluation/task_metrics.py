@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import evaluate
+import numpy as np
 
 from alignkit.config import InputError
 from alignkit.evaluation.statistics import Bootstrap, Estimate
@@ -33,13 +34,16 @@ def task_metric(
     bootstrap: Bootstrap,
     positive_label: str | None = None,
 ) -> dict[str, Estimate]:
-    """Each number of a metric over N answers. A reference is a text or a list of acceptable ones."""
-    several = accepted(name, references)
+    """Each number of a metric over the answers to N references, as many to each, side by side; what is drawn anew for
+    an interval is a reference with all of its answers. A reference is a text or a list of acceptable ones."""
+    samples = len(predictions) // len(references)
+    several = [one for one in accepted(name, references) for _ in range(samples)]
     given: list[Any] = [one[0] for one in several] if name in LABELS else several
     metric = load_metric(name)
     if name in MEANS:
         values = metric.compute(predictions=list(predictions), references=given, per_example=True)
-        return {key: bootstrap.mean(per_example) for key, per_example in values.items()}
+        means = {key: np.reshape(per_example, (-1, samples)).mean(1).tolist() for key, per_example in values.items()}
+        return {key: bootstrap.mean(each) for key, each in means.items()}
     options = {"positive_label": positive_label} if name == "precision_recall_f1" else {}
     results: dict[tuple[int, ...], dict[str, float]] = {}
 
@@ -48,13 +52,14 @@ def task_metric(
         key = tuple(items)
         if key not in results:
             # Not `compute`: it would write every resample to an Arrow table first.
-            chosen = {"predictions": [predictions[i] for i in items], "references": [given[i] for i in items]}
+            places = [item * samples + n for item in items for n in range(samples)]
+            chosen = {"predictions": [predictions[i] for i in places], "references": [given[i] for i in places]}
             results[key] = metric._compute(**chosen, **options)
         return results[key]
 
     fewer = Bootstrap(min(bootstrap.resamples, 200), bootstrap.confidence, bootstrap.seed)
     keys = metric.compute(predictions=list(predictions), references=given, **options)
-    return {key: fewer.statistic(len(given), lambda items, key=key: compute(items)[key]) for key in keys}
+    return {key: fewer.statistic(len(references), lambda items, key=key: compute(items)[key]) for key in keys}
 
 
 def accepted(name: str, references: Sequence[Any]) -> list[list[str]]:

@@ -81,6 +81,10 @@ class EvaluateConfig(Config):
             raise ValueError(f"data.over_long: {self.data.over_long} is not offered for prompts; use skip")
         if len(set(self.models)) < len(self.models):
             raise ValueError("models: one of them stands there twice")
+        self.only_with(
+            "precision_recall_f1" in self.metrics, "without the metric precision_recall_f1", "positive_label"
+        )
+        self.only_with(self.texts is not None, "without texts", "texts_are")
         for metric in self.metrics:
             check_installed(f"metrics: {metric}", NEEDED_PACKAGES.get(metric))
         for name, source in (("reward", self.reward), ("gold", self.gold)):

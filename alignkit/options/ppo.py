@@ -162,6 +162,7 @@ class PpoConfig(Config):
                 f"{name} has no meaning with an environment, which answers the template's own end of turn"
             )
         self.only_with(by_critic or self.advantage == "reinforce_plus_plus", where, "gamma")
+        self.only_with(self.advantage != "online_dpo", where, "whiten_advantages", "score_scaling")
         self.kl.only_with(self.advantage != "online_dpo", where, "placement", "clamp")  # its loss holds the KL
         if self.advantage == "online_dpo" and self.kl.coef == 0:
             raise ValueError("advantage: online_dpo takes kl.coef as DPO's β, which must be above 0")

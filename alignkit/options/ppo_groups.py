@@ -70,6 +70,7 @@ class MissingEosOptions(Config):
 
     @model_validator(mode="after")
     def _check_sign(self) -> Self:
+        self.only_with(self.rule != "keep", "with rule: keep", "value")
         if self.rule == "subtract" and self.value <= 0:
             raise ValueError("missing_eos.value must be above 0 with rule: subtract (it is what is taken off)")
         return self

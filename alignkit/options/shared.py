@@ -16,7 +16,7 @@ class LoraOptions(Config):
 
     r: int = Field(default=16, ge=1)
     """Rank of the update."""
-    alpha: float | None = None
+    alpha: float | None = Field(default=None, gt=0.0)
     """Scale: the update is multiplied by alpha / r. Left out: 2 r."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """The modules that get an adapter: "all-linear", or the ends of their names."""

@@ -37,7 +37,7 @@ def run_prepared(directory: Path) -> int:
     except InputError as error:
         return _end(run, error, 2)
     except NonFiniteLoss as error:
-        return _end(run, f"{error} The last checkpoint is kept.", 1)
+        return _end(run, error, 1)
     except KeyboardInterrupt:
         return _end(run, "interrupted; run it again to go on", 1)
     except Exception as error:

@@ -32,7 +32,7 @@ from alignkit.supply import Experience, Supply
 from alignkit.together import together
 from alignkit.update_log import describe, pace
 from reward_models.running import moments
-from reward_models.scores import Reward, valued
+from reward_models.scores import Reward, RewardFailure, valued
 
 VALIDATION = -1
 """The update number under which validation prompts are answered, so that every validation draws alike."""
@@ -164,7 +164,10 @@ class Ppo:
         prompts = [self.actors.validation[place] for place in places]
         completions = self.supply.sampler.answers(prompts, VALIDATION, places, 1, self.config.temperature)
         with self.actors.running.unchanged():
-            metrics = self.describe(self.supply.score(completions))
+            try:
+                metrics = self.describe(self.supply.score(completions))
+            except RewardFailure as failure:
+                raise RewardFailure(f"validation: {failure}") from failure
         if self.actors.held_out is None:
             running = self.config.score_scaling == "running"
             price = self.config.kl.coef * (moments(self.memory)[1] if running else 1.0)

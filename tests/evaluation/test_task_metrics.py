@@ -84,6 +84,16 @@ def test_corpus_metrics_have_intervals() -> None:
     assert found.low is not None and found.high is not None and found.low < 2 / 3 < found.high
 
 
+def test_several_answers_to_a_reference_count_by_their_mean() -> None:
+    answers, wanted = ["a", "b", "a", "a", "c", "b"], ["a", "a", "b"]  # one, two and one of two are right
+    found = task_metric("accuracy", answers, wanted, BOOT)["accuracy"]
+    one_each = task_metric("accuracy", ["a", "b"] * 3, ["a"] * 3 + ["b"] * 3, BOOT)["accuracy"]
+    assert found.value == one_each.value == pytest.approx(4 / 6)
+    assert task_metric("accuracy", answers[::2], wanted, BOOT)["accuracy"].value == pytest.approx(2 / 3)
+    again = task_metric("precision_recall_f1", answers, wanted, BOOT, "a")
+    assert again["precision"].value == pytest.approx(1.0) and again["recall"].value == pytest.approx(3 / 4)
+
+
 def test_two_references_for_a_label_are_refused() -> None:
     with pytest.raises(InputError, match="accuracy needs one reference answer, and a prompt has 2"):
         task_metric("accuracy", ["a", "b"], ["a", ["b", "c"]], BOOT)

@@ -494,8 +494,9 @@ def test_missing_end_tokens(folder: Path) -> None:
     )
     scores = torch.tensor([0.5, 0.7])
     rules = {"replace": [0.5, -2.0], "subtract": [0.5, 0.2], "keep": [0.5, 0.7]}
+    values = {"replace": {"value": -2.0}, "subtract": {"value": 0.5}, "keep": {}}
     for rule, expected in rules.items():
-        settings = config(folder, missing_eos={"rule": rule, "value": -2.0 if rule == "replace" else 0.5})
+        settings = config(folder, missing_eos={"rule": rule, **values[rule]})
         assert settle_length(scores, [done, cut], settings).tolist() == pytest.approx(expected)
     lengths = (6, 7, 9, 10)
     completions = [done.model_copy(update={"ids": (1,) * n}) for n in lengths]
@@ -620,6 +621,15 @@ def test_nan_reward_is_named(folder: Path) -> None:
         (
             {"guard": {"held_out": {"reward": {"kind": "lexicon"}, "drop": 1.0}}, "data": {"validation": 0}},
             "give data.validation",
+        ),
+        ({"missing_eos": {"rule": "keep", "value": 3.0}}, "value has no meaning with rule: keep"),
+        ({"model": {"lora": {"alpha": 0.0}}}, "model.lora.alpha"),
+        *(
+            (
+                {"advantage": "online_dpo", "samples": 2, name: value},
+                f"{name} has no meaning with advantage: online_dpo",
+            )
+            for name, value in (("whiten_advantages", True), ("score_scaling", "running"))
         ),
         (
             {"train": {"patience": 2}, "reward": {"kind": "lexicon", "normalise": "running"}},

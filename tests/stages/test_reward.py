@@ -32,6 +32,7 @@ from trl import RewardTrainer
 from alignkit.accumulate import accumulate
 from alignkit.batches import rows_of
 from alignkit.calibration import check_reload, held_out_metrics, score
+from alignkit.chat import ChatFormat
 from alignkit.loop import Example
 from alignkit.options.reward import RewardConfig
 from alignkit.options.shared import ModelOptions, RuntimeOptions
@@ -158,6 +159,23 @@ def test_held_out_metrics_are_those_of_plain_counting(folder: Path, tmp_path: Pa
     assert found["held_out/nll"] == pytest.approx(nll, rel=1e-5)
     assert found["held_out/pairs"] == pairs
     assert 0.5 <= found["held_out/length_only_accuracy"] <= 1
+
+
+def test_a_plain_classifier_reads_the_score_at_the_end_where_no_token_pads(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    tokenizer.pad_token = None
+    format = ChatFormat.load(tokenizer)
+    example = examples_of(folder / "base", rankings(1, seed=3))[0]
+    assert format.pad_id in format.stop_ids and all(one.ids[-1] in format.stop_ids for one in example)
+    scorer = load_scorer(ModelOptions(path=str(folder / "base")), seed=5)
+    save_scorer(scorer, format, tmp_path / "scorer")
+    classifier: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer", dtype=torch.float32)
+    bare: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer", dtype=torch.float32)
+    bare.config.pad_token_id = None
+    with torch.no_grad():
+        for one in example:
+            ids = torch.tensor([one.ids])
+            torch.testing.assert_close(classifier(ids).logits, bare(ids).logits)
 
 
 # ------------------------------------------------------------------------------------------------------ end to end

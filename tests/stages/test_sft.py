@@ -39,7 +39,7 @@ from alignkit.config import InputError
 from alignkit.contents import Contents
 from alignkit.models import load_policy
 from alignkit.options.sft import SftConfig
-from alignkit.options.shared import ModelOptions, RuntimeOptions
+from alignkit.options.shared import LoraOptions, ModelOptions, RuntimeOptions
 from alignkit.packing import pack
 from alignkit.policy import Policy
 from alignkit.stages import sft
@@ -326,6 +326,29 @@ def test_lora_that_fits_no_module_is_named(folder: Path, tmp_path: Path) -> None
             InputError, match=r"model\.lora\.target_modules: \[.*\] fits no module; .* called .*q_proj"
         ):
             start(sft, tmp_path / "run", config(folder, model={"lora": {"target_modules": targets}}))
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_lora_on_a_table_of_tokens_is_refused_where_it_is_the_head_too_or_grows(tmp_path: Path, target: str) -> None:
+    lora = LoraOptions(r=2, target_modules=["q_proj", target])
+    tied, own = checkpoint(tmp_path / "tied", "qwen3"), checkpoint(tmp_path / "own")
+    with pytest.raises(InputError, match=r"target_modules: .* which are one here: it cannot be merged"):
+        load_policy(ModelOptions(path=str(tied), lora=lora))
+    assert load_policy(ModelOptions(path=str(own), lora=lora)).adapted is not None
+    new = {"path": str(without_marks(own)), "chat_template": "chatml", "lora": lora.model_dump()}
+    with pytest.raises(InputError, match=r"target_modules: .* gets new tokens; leave it out"):
+        start(
+            sft,
+            tmp_path / "run",
+            options_of(
+                SftConfig,
+                tmp_path,
+                {"model": new, "data": {"path": write(tmp_path / "data.jsonl", demonstrations(12))}},
+                5e-3,
+                8,
+                1,
+            ),
+        )
 
 
 def test_an_adapter_goes_on_with_the_tokens_it_knows(folder: Path, tmp_path: Path) -> None:
