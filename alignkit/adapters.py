@@ -97,13 +97,13 @@ def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: S
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
     chosen = f"model.lora.target_modules: {lora.target_modules}"
-    linear = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
-    layers = {name.rpartition(".")[2] for name, part in linear if part not in tables}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config)
         except ValueError as error:  # peft's, for targets that match nothing
+            linear = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+            layers = {name.rpartition(".")[2] for name, part in linear if part not in tables}
             raise InputError(
                 f"{chosen} fits no module; the linear layers are called {', '.join(sorted(layers))}: {error}"
             ) from error

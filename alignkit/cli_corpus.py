@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alignkit.config import Config, InputError, Node, apply_overrides, build, load_yaml
-from alignkit.display import counting, describe, number, print_json, print_table
+from alignkit.display import counting, describe, number, print_json, print_not_read, print_table
 from alignkit.options.corpus import CleanOptions, DedupOptions, MixOptions, SplitOptions
 
 SHOWN = 12
@@ -140,8 +140,7 @@ def _show(done: Any) -> None:
         for tag in done.tags[:SHOWN]:
             _sample(tag)
         print(f"All of them, with their reasons: {done.removed_file}")
-    if done.ignored:
-        print(f"Not read: {', '.join(done.ignored[:5])}{', …' if len(done.ignored) > 5 else ''}")
+    print_not_read(done.ignored)
     if done.rejects_file:
         print(f"Rows that hold no record: {done.rejects_file}")
     print(f"{done.kept:,} records: {', '.join(done.parts)}")

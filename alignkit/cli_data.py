@@ -8,7 +8,7 @@ import typer
 
 from alignkit import cli_check, cli_corpus
 from alignkit.cli_tokenizer import tokenizer
-from alignkit.display import counting, number, print_json, print_table
+from alignkit.display import counting, number, print_json, print_not_read, print_table
 
 data = typer.Typer(help="Data: import, check, clean, deduplicate, split, mix; tokenizers.", no_args_is_help=True)
 data.add_typer(tokenizer, name="tokenizer")
@@ -79,9 +79,7 @@ def _show(done: Any) -> None:
         if len(reasons) > MOST_REASONS:
             print(f"({len(reasons) - MOST_REASONS:,} more reasons; --json lists all)")
         print(f"Each of them, with its line: {done.rejects}")
-    if done.ignored:
-        names = ", ".join(done.ignored[:5]) + (", …" if len(done.ignored) > 5 else "")
-        print(f"Not read: {names}")
+    print_not_read(done.ignored)
     print(f"{total.records:,} records: {done.out}")
 
 

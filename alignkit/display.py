@@ -41,6 +41,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     console().print(table)
 
 
+def print_not_read(files: Sequence[str]) -> None:
+    """The first of the files that a job on data left out; nothing where there are none."""
+    if files:
+        print(f"Not read: {', '.join(files[:5])}{', …' if len(files) > 5 else ''}")
+
+
 @contextmanager
 def counting(unit: str = "rows") -> Iterator[Callable[[str, int], None]]:
     """(what, count): called now and then where the end is not known; a live line in a terminal, else nothing."""

@@ -23,8 +23,9 @@ def placed(options: DataOptions, records: Sequence[R], work: Callable[[Sequence[
         if not records:
             raise
         one = _first_at_fault(records, work)
-        alone, place = _fault(work, one), place_of(options, one[0])
-        if alone is None or place is None:
+        alone = _fault(work, one)
+        place = None if alone is None else place_of(options, one[0])
+        if place is None:
             raise
         raise InputError(f"{place}: {alone}") from alone
 
@@ -35,7 +36,7 @@ def place_of(options: DataOptions, record: Record) -> str | None:
         if place.path is None:  # a built-in world
             continue
         with suppress(InputError):
-            for where, found in open_stream(place, type(record), options.on_invalid).placed():
+            for where, found in open_stream(place, type(record), options.on_invalid).by_row():
                 if any(_same(one, record) for one in found):
                     return where
     return None

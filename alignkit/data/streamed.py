@@ -55,7 +55,7 @@ class Stream(Generic[R]):
                 file["rejected"] = faults
                 file["reasons"] = [f"line {line}: {reason}" for line, reason in rejected]
 
-    def placed(self) -> Iterator[tuple[str, list[R]]]:
+    def by_row(self) -> Iterator[tuple[str, list[R]]]:
         """FILE:LINE of every row, and its records."""
         for file in self.files:
             name = file["path"]

@@ -115,21 +115,21 @@ def _shown(answer: Answer) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": said(turn)} for turn in turns]
 
 
-def check_references(prompts: Sequence[Prompt], config: EvaluateConfig) -> None:
-    """Raise InputError, naming the row, for a prompt whose reference answer a task metric cannot be computed from."""
-    placed(config.data, prompts, lambda some: references(some, config))
-
-
 def references(prompts: Sequence[Prompt], config: EvaluateConfig) -> list[Any]:
-    """Each prompt's reference answer. Raises InputError where a task metric cannot be computed from it."""
-    found = [prompt.columns.get(config.answer_column) for prompt in prompts]
-    for metric in config.metrics:
-        if None in found:
-            raise InputError(
-                f"answer_column: a prompt has no column {config.answer_column!r}, which the metric {metric} needs"
-            )
-        accepted(metric, found)
-    return found
+    """Each prompt's reference answer. Raises InputError, naming the row, where a task metric cannot be computed from
+    it."""
+
+    def answers_of(some: Sequence[Prompt]) -> list[Any]:
+        found = [prompt.columns.get(config.answer_column) for prompt in some]
+        for metric in config.metrics:
+            if None in found:
+                raise InputError(
+                    f"answer_column: a prompt has no column {config.answer_column!r}, which the metric {metric} needs"
+                )
+            accepted(metric, found)
+        return found
+
+    return placed(config.data, prompts, answers_of)
 
 
 def _row(model: str, metric: str, estimate: Estimate, n: int | None) -> Row:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from alignkit.config import Config
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.reward_source import RewardSource
-from alignkit.options.shared import DataOptions, check_installed
+from alignkit.options.shared import AllData, DataOptions, check_installed, undivided
 
 Metric = Literal["accuracy", "precision_recall_f1", "exact_match", "squad", "rouge", "bleu", "chrf"]
 NEEDED_PACKAGES: dict[str, str] = {"rouge": "rouge_score", "bleu": "sacrebleu", "chrf": "sacrebleu"}
@@ -23,7 +23,7 @@ class EvaluateConfig(Config):
     """The one of `models` that win rates are against. Left out: the first."""
     reference: str | None = None
     """The one of `models` that the KL is to. Left out: the baseline."""
-    data: DataOptions
+    data: AllData
     """The held-out prompts: all of them, `validation` has no meaning here. Prompts that leave no room for
     max_new_tokens within max_length are an error, or with `over_long: skip` left out for all models."""
     reward: RewardSource | None = None
@@ -67,10 +67,10 @@ class EvaluateConfig(Config):
     seed: int = 0
     """Set from the recipe."""
 
-    @field_validator("data", "texts")
+    @field_validator("texts")
     @classmethod
     def _all_of_them(cls, options: DataOptions | None) -> DataOptions | None:
-        return options and options.model_copy(update={"validation": 0})
+        return options and undivided(options)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

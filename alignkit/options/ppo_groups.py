@@ -2,10 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from alignkit.config import Config
-from alignkit.options.shared import DataOptions, LearningRate, TrainOptions
+from alignkit.options.shared import AllData, LearningRate, TrainOptions
 
 
 class KlOptions(Config):
@@ -79,7 +79,7 @@ class MissingEosOptions(Config):
 class PtxOptions(Config):
     """Likelihood of other text, trained beside the reward against forgetting (PPO-ptx, Ouyang et al. 2022, Eq. 2)."""
 
-    data: DataOptions
+    data: AllData
     """The text: what the policy was pretrained or fine-tuned on. All of it is trained; `validation` has no meaning."""
     kind: Literal["demonstrations", "corpus"] = "demonstrations"
     """`demonstrations`: the assistant's turns of conversations; `corpus`: documents."""
@@ -87,11 +87,6 @@ class PtxOptions(Config):
     """What a nat per token of their loss weighs beside the policy's (InstructGPT's γ)."""
     batch_size: int = Field(default=32, ge=1)
     """Conversations or documents in one optimizer step, over all processes."""
-
-    @field_validator("data")
-    @classmethod
-    def _all_of_it(cls, options: DataOptions) -> DataOptions:
-        return options.model_copy(update={"validation": 0})
 
 
 class PpoTrain(TrainOptions):

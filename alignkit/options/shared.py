@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from alignkit.config import Config
 
@@ -155,10 +155,19 @@ def check_patience(data: DataOptions, train: TrainOptions) -> None:
         raise ValueError("train.patience counts validations, and data.validation is 0; hold records out, or remove it")
 
 
+def undivided(options: DataOptions) -> DataOptions:
+    """The options with nothing held out."""
+    return options.model_copy(update={"validation": 0})
+
+
+AllData: TypeAlias = Annotated[DataOptions, AfterValidator(undivided)]
+"""Data of which nothing is held out: `validation` has no meaning."""
+
+
 class AnsweringConfig(Config):
     """What the stages share in which a frozen policy answers prompts and data is written."""
 
-    data: DataOptions
+    data: AllData
     """The prompts: all of them, `validation` has no meaning here. data.max_length bounds the whole conversation;
     prompts without room for it are an error, or with `over_long: skip` left out."""
     unfinished: Literal["drop", "keep"] = "drop"
@@ -170,11 +179,6 @@ class AnsweringConfig(Config):
     """Of sampling; 0 is greedy."""
     seed: int = 0
     """Set from the recipe."""
-
-    @field_validator("data")
-    @classmethod
-    def _all_of_them(cls, options: DataOptions) -> DataOptions:
-        return options.model_copy(update={"validation": 0})
 
     @model_validator(mode="after")
     def _check_data(self) -> Self:

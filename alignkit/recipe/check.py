@@ -17,7 +17,7 @@ from alignkit.data.streamed import open_stream
 from alignkit.environment.episodes import open_episodes
 from alignkit.environment.seam import announced
 from alignkit.evaluation.answers import open_format
-from alignkit.evaluation.table import check_references
+from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.guidelines import read_examples, read_guidelines, turns_between
 from alignkit.judging import check_judge
@@ -81,6 +81,7 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     data = _lying(getattr(config, "data", None), steps)
     if data is None:
         return Checked(stage.name, 0, note="nothing to read yet")
+    config = config.model_copy(update={"data": data})
     kind = kind_read(stage.type, config)
     records = _records(data, kind, config.model_dump().get("seed", 0))
     if isinstance(config, SampleConfig) and config.model is None:
@@ -171,12 +172,12 @@ def _check_prompts(
     kept = fitting(prompts, formats, config, budget, more) if formats else prompts
     _check_labels(config, kept)
     if isinstance(config, EvaluateConfig):
-        check_references(kept, config)
+        references(kept, config)
         lying = _lying(config.texts, steps)
         if lying is not None:
             texts, _, _ = load_data(lying, KINDS[config.texts_are], config.seed)
             for format in formats:
-                text_sequences(format, texts, config, _positions(format), budget)
+                text_sequences(format, texts, config.model_copy(update={"texts": lying}), _positions(format), budget)
     contexts = formats[0].prompts([(one.messages, one.tools) for one in kept]) if formats else []
     return [len(context) for context in contexts], len(prompts) - len(kept)
 

@@ -21,7 +21,7 @@ from alignkit.environment.seam import announced
 from alignkit.evaluation.answers import Answer, Speaker, answer, open_format, open_speaker
 from alignkit.evaluation.perplexity import perplexity
 from alignkit.evaluation.statistics import Bootstrap, Estimate
-from alignkit.evaluation.table import Table, check_references
+from alignkit.evaluation.table import Table, references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.lineage import finite
 from alignkit.loop import make_accelerator
@@ -53,7 +53,7 @@ def run(
     asked = announced(given, told, runtime.allow_code)
     prompts = fitting(asked, formats, config, runtime.token_budget, 0 if told is None else told.max_tokens)
     run.log(0, {"data/prompts": len(prompts), "data/skipped": len(given) - len(prompts)})
-    check_references(prompts, config)
+    references(prompts, config)  # raises, too
     measure = _Measure(config, runtime, accelerator, prompts, run, rewards)
     names = model_names(run.record.config.get("models", config.models))
     judge = next((name for name in ("gold", "reward") if name in measure.rewards), None)

@@ -90,6 +90,9 @@ def test_several_answers_to_a_reference_count_by_their_mean() -> None:
     one_each = task_metric("accuracy", ["a", "b"] * 3, ["a"] * 3 + ["b"] * 3, BOOT)["accuracy"]
     assert found.value == one_each.value == pytest.approx(4 / 6)
     assert task_metric("accuracy", answers[::2], wanted, BOOT)["accuracy"].value == pytest.approx(2 / 3)
+    for name in ("accuracy", "precision_recall_f1"):  # a second like the first adds nothing, to intervals neither
+        once = task_metric(name, answers[::2], wanted, BOOT)
+        assert task_metric(name, [one for one in answers[::2] for _ in range(2)], wanted, BOOT) == once
     again = task_metric("precision_recall_f1", answers, wanted, BOOT, "a")
     assert again["precision"].value == pytest.approx(1.0) and again["recall"].value == pytest.approx(3 / 4)
 

@@ -336,19 +336,10 @@ def test_lora_on_a_table_of_tokens_is_refused_where_it_is_the_head_too_or_grows(
         load_policy(ModelOptions(path=str(tied), lora=lora))
     assert load_policy(ModelOptions(path=str(own), lora=lora)).adapted is not None
     new = {"path": str(without_marks(own)), "chat_template": "chatml", "lora": lora.model_dump()}
+    data = {"path": write(tmp_path / "data.jsonl", demonstrations(12))}
+    settings = options_of(SftConfig, tmp_path, {"model": new, "data": data}, 5e-3, 8, 1)
     with pytest.raises(InputError, match=r"target_modules: .* gets new tokens; leave it out"):
-        start(
-            sft,
-            tmp_path / "run",
-            options_of(
-                SftConfig,
-                tmp_path,
-                {"model": new, "data": {"path": write(tmp_path / "data.jsonl", demonstrations(12))}},
-                5e-3,
-                8,
-                1,
-            ),
-        )
+        start(sft, tmp_path / "run", settings)
 
 
 def test_an_adapter_goes_on_with_the_tokens_it_knows(folder: Path, tmp_path: Path) -> None:
