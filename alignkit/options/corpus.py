@@ -148,7 +148,7 @@ class MixOptions(Config):
     """What `alignkit data mix` writes: records of several sources by their shares, in one seeded order."""
 
     sources: list[SourceOptions] = Field(min_length=1)
-    """Each a {path, weight, epochs, name, format, split}. `epochs`: how often each of its records may come at most."""
+    """Each a {path, weight, epochs, name, format, split}."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Without weights, shares are as size^(1/temperature): 1 by size, large all alike."""
     records: int | None = Field(default=None, ge=1)

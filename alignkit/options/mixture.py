@@ -14,13 +14,13 @@ class SourceOptions(Config):
     """One of the sources of a mixture."""
 
     path: str
-    """A file or folder of records, or "@stage", as `data.path` is."""
+    """A file or folder of records; in a recipe also "@stage"."""
     weight: float | None = Field(default=None, gt=0.0)
-    """Its share of the examples drawn is its weight by the sum of all. Left out of every source: data.temperature."""
+    """Its share of the examples drawn is its weight by the sum of all. Left out of every source: by size."""
     epochs: float | None = Field(default=None, gt=0.0)
-    """The most often that the whole training may draw its examples; more is an error before the first step."""
+    """The most often that each of its examples may be drawn; more is an error before anything is done."""
     name: str = Field(default="", pattern=r"^[\w.-]+$")
-    """What its losses are called in the metrics. Left out: the name of the file or folder, without its ending."""
+    """What it is called in metrics and reports. Left out: the name of the file or folder, without its ending."""
     format: str = "auto"
     """The file's format; "auto" recognises it."""
     split: str | None = None

@@ -106,6 +106,7 @@ def names_model(group: BaseModel, key: str) -> bool:
 def existing(text: str) -> Path | None:
     """The file or folder that an option names, if it names one; code as "package.module:function" is its file."""
     if code := CODE.fullmatch(text):
-        text = code[1].replace(".", "/") + ".py"
+        module = code[1].replace(".", "/")
+        text = f"{module}/__init__.py" if Path(module).is_dir() else f"{module}.py"
     path = Path(text)
     return path if text and path.exists() else None

@@ -145,16 +145,18 @@ def test_a_reward_is_also_the_contents_of_its_files(recipe: Path) -> None:
         run(recipe, "ppo.reward={kind: judge, path: nowhere, guidelines: guide.txt}", targets=["ppo"])
 
 
+@pytest.mark.parametrize("code", ["mine.py", "mine/__init__.py"])
 @pytest.mark.parametrize("options", ["{kind: tools, tools: [calculator, %s]}", "{kind: function, path: %s}"])
-def test_an_environment_is_also_its_code(recipe: Path, options: str) -> None:
-    Path("mine.py").write_text("def act(x): return x")
+def test_an_environment_is_also_its_code(recipe: Path, options: str, code: str) -> None:
+    Path(code).parent.mkdir(exist_ok=True)
+    Path(code).write_text("def act(x): return x")
     Path("calculator").mkdir()
     change = f"ppo.environment={options % 'mine:act'}"
     run(recipe, change, targets=["ppo"])
     assert run(recipe, change, targets=["ppo"]) == []
     Path("calculator/anything").write_text("what happens to lie there is no tool")
     assert run(recipe, change, targets=["ppo"]) == []
-    Path("mine.py").write_text("def act(x): return 2 * x")
+    Path(code).write_text("def act(x): return 2 * x")
     assert run(recipe, change, targets=["ppo"]) == ["ppo"]
     assert run(recipe, f"ppo.environment={options % 'mine:other'}", targets=["ppo"]) == ["ppo"]
 
