@@ -16,7 +16,7 @@ from alignkit.loop import Example, FitResult, make_accelerator
 from alignkit.models import known_positions, load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions
 from alignkit.policy import Policy
-from alignkit.records import Comparison, Feedback, Record
+from alignkit.records import Comparison, Demonstration, Feedback, Record
 from alignkit.runs import Run
 from alignkit.scorer import Scorer, load_scorer
 from alignkit.trie import TokenSequence
@@ -189,6 +189,19 @@ def fit_examples(
             "data.max_length"
         )
     return fitted
+
+
+def sequences_of(
+    format: ChatFormat, records: Sequence[Record], turns: Literal["all", "last"] = "last"
+) -> list[list[TokenSequence]]:
+    """What an offline stage trains on: of demonstrations all or the last of the assistant's turns, of labelled
+    responses and of rankings every response."""
+    demonstrations = [record for record in records if isinstance(record, Demonstration)]
+    if demonstrations:
+        return format.turns_of([(record.messages, record.tools) for record in demonstrations], turns)
+    if feedback := [record for record in records if isinstance(record, Feedback)]:
+        return labelled_sequences(format, feedback)
+    return ranked_sequences(format, [record for record in records if isinstance(record, Comparison)])
 
 
 def ranked_sequences(format: ChatFormat, comparisons: Sequence[Comparison]) -> list[list[TokenSequence]]:

@@ -72,7 +72,7 @@ class Run:
         run = cls(directory, record, is_main)
         if is_main:
             directory.mkdir(parents=True, exist_ok=True)
-            for leftover in run._checkpoints.glob("*.partial"):
+            for leftover in run.checkpoints_dir.glob("*.partial"):
                 shutil.rmtree(leftover)
             if run.latest_checkpoint() is None:
                 run.truncate(-1)
@@ -179,13 +179,16 @@ class Run:
     # ---------------------------------------------------------------------------------------------- checkpoints
 
     @property
-    def _checkpoints(self) -> Path:
+    def checkpoints_dir(self) -> Path:
+        """Where they lie: step-N, or checkpoint-N as transformers' trainers write them."""
         return self.directory / "checkpoints"
 
     def checkpoints(self) -> list[Path]:
-        """The whole checkpoints, oldest first."""
-        found = [path for path in self._checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-        return sorted(found, key=checkpoint_step)
+        """The whole checkpoints, oldest first. A trainer of transformers writes its state last."""
+        theirs = [path.parent for path in self.checkpoints_dir.glob("checkpoint-*/trainer_state.json")]
+        found = [*self.checkpoints_dir.glob("step-*"), *theirs]
+        whole = [path for path in found if re.fullmatch(r"(step|checkpoint)-\d+", path.name)]
+        return sorted(whole, key=checkpoint_step)
 
     def latest_checkpoint(self) -> Path | None:
         """The newest whole checkpoint, or None."""
@@ -200,7 +203,7 @@ class Run:
         so that at any instant, and on a full disk, the last whole checkpoint stands.
         """
         assert self.is_main, "only rank 0 writes checkpoints"
-        partial, final = self._checkpoints / f"step-{step}.partial", self._checkpoints / f"step-{step}"
+        partial, final = self.checkpoints_dir / f"step-{step}.partial", self.checkpoints_dir / f"step-{step}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -213,14 +216,14 @@ class Run:
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
-        sync(self._checkpoints)
+        sync(self.checkpoints_dir)
         for old in self.checkpoints()[:-keep]:
             shutil.rmtree(old)
 
 
 def checkpoint_step(path: Path) -> int:
     """The optimizer step of a checkpoint's folder."""
-    return int(path.name.removeprefix("step-"))
+    return int(path.name.rpartition("-")[2])
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

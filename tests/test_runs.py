@@ -16,7 +16,7 @@ import pytest
 from alignkit.config import Config, InputError
 from alignkit.lineage import standing
 from alignkit.options.shared import RuntimeOptions
-from alignkit.runs import Run, atomic_write, read_metrics, read_record, sha256_file
+from alignkit.runs import Run, atomic_write, checkpoint_step, read_metrics, read_record, sha256_file
 
 
 class Options(Config):
@@ -102,6 +102,18 @@ def test_checkpoints_take_their_name_when_whole_and_only_then_replace_the_oldest
     assert [path.name for path in run.checkpoints()] == ["step-9", "step-10"]
     newest = run.latest_checkpoint()
     assert newest is not None and (newest / "weights").read_text() == "10"
+
+
+def test_a_checkpoint_of_transformers_is_whole_once_it_holds_its_state(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    for step in (20, 100, 120):
+        (run.checkpoints_dir / f"checkpoint-{step}").mkdir(parents=True)
+    for step in (20, 100):
+        (run.checkpoints_dir / f"checkpoint-{step}/trainer_state.json").write_text("{}")
+    run.log(100, {"loss": 1.0})
+    again = open_run(tmp_path)
+    assert [checkpoint_step(path) for path in again.checkpoints()] == [20, 100]
+    assert [line["step"] for line in read_metrics(run.directory)] == [100]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_record(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ class TrlConfig(Config):
     """The model to start from."""
     data: DataOptions
     """sft: demonstrations, of which the last answer is trained; reward, dpo: comparisons, every untied pair a row;
-    kto: feedback; grpo, rloo: prompts. TRL tokenizes them, but alignkit those of reward: max_length and over_long
-    hold there alone."""
+    kto: feedback; grpo, rloo: prompts, which max_length and over_long do not bound. The tokens are alignkit's."""
     trainer: Literal["sft", "reward", "dpo", "kto", "grpo", "rloo"]
     """Which trainer. reward leaves a reward model, as the stage `reward` does; all others a language model."""
     options: dict[str, Any] = Field(default_factory=dict[str, Any])
     """The fields of its configuration (SFTConfig, DPOConfig ...), by TRL's names; alignkit sets output_dir, seed,
-    report_to, use_cpu, bf16, fp16 and logging_steps, and for trainer: reward what stands under model and data."""
+    report_to, use_cpu, bf16, fp16, logging_steps and resume_from_checkpoint, and what stands under model and data."""
     reward: RewardSource | None = None
     """grpo, rloo: what a completion is worth."""
     seed: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from alignkit.chat import ChatFormat
-from alignkit.config import Config, InputError
+from alignkit.config import InputError
 from alignkit.data.load import load_data, places_of
 from alignkit.data.placed import placed
 from alignkit.data.streamed import open_stream
@@ -23,7 +23,6 @@ from alignkit.guidelines import read_examples, read_guidelines, turns_between
 from alignkit.judging import check_judge
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
-from alignkit.options.kto import KtoConfig
 from alignkit.options.mixture import MixedDataOptions, is_streamed
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.reward_source import RewardSource
@@ -31,13 +30,13 @@ from alignkit.options.sample import SampleConfig
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import DataOptions, ModelOptions
 from alignkit.options.trl import TrlConfig
-from alignkit.prepare import fit_examples, labelled_sequences, load_format, ranked_sequences
+from alignkit.prepare import fit_examples, load_format, sequences_of
 from alignkit.prompts import fitting
 from alignkit.recipe.artifacts import REFERENCE, kind_read
 from alignkit.recipe.chain import Step
 from alignkit.recipe.hub import tokenizer_folder
 from alignkit.recipe.identity import existing
-from alignkit.records import Candidates, Comparison, Completion, Demonstration, Feedback, Message, Prompt, Record
+from alignkit.records import Candidates, Comparison, Completion, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.trie import TokenSequence
 
@@ -77,7 +76,7 @@ def check_steps(steps: Sequence[Step]) -> Iterator[Checked]:
 def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     stage, config = step.stage, step.stage.config
     if isinstance(config, TrlConfig):
-        import_module("alignkit.stages.trl").arguments_of(config)  # imports trl
+        import_module("alignkit.trl_trainers").options_of(config)  # imports trl
     data = _lying(getattr(config, "data", None), steps)
     if data is None:
         return Checked(stage.name, 0, note="nothing to read yet")
@@ -94,14 +93,16 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     if isinstance(config, Prompted):
         prompts = [one for one in records if isinstance(one, Prompt)]
         lengths, left_out = _check_prompts(step, config, prompts, there, steps)
-    elif isinstance(config, TrlConfig) and config.trainer != "reward":
-        return Checked(stage.name, len(records), note="TRL's trainer tokenizes them")
+    elif there and kind is Prompt:  # those of TRL's online trainers
+        prompts = [one for one in records if isinstance(one, Prompt)]
+        lengths, left_out = _lengths(data, prompts, there[0]), 0
     elif there:
         counts: Counter[str] = Counter()
         bos, budget, alike = there[0].tokenizer.bos_token_id, stage.runtime.token_budget, kind is Comparison
+        turns = config.turns if isinstance(config, SftConfig) else "last"
 
         def fitted(some: Sequence[Record]) -> list[list[TokenSequence] | None]:
-            return fit_examples(_examples(config, some, there[0]), data, budget, bos, counts, alike=alike)
+            return fit_examples(sequences_of(there[0], some, turns), data, budget, bos, counts, alike=alike)
 
         kept = placed(data, records, fitted)
         lengths, left_out = [len(sequence.ids) for one in kept if one for sequence in one], counts.total()
@@ -142,16 +143,6 @@ def _lying_at(path: str | None, steps: Mapping[str, Step]) -> str | None:
     return None if made.state != "done" or made.record is None else str(made.directory / made.record.artifact)
 
 
-def _examples(config: Config, records: Sequence[Record], format: ChatFormat) -> list[list[TokenSequence]]:
-    """What an offline stage will make of its records."""
-    if isinstance(config, SftConfig):
-        turns = [(record.messages, record.tools) for record in records if isinstance(record, Demonstration)]
-        return format.turns_of(turns, config.turns)
-    if isinstance(config, KtoConfig):
-        return labelled_sequences(format, [record for record in records if isinstance(record, Feedback)])
-    return ranked_sequences(format, [record for record in records if isinstance(record, Comparison)])
-
-
 def _check_prompts(
     step: Step, config: Prompted, prompts: list[Prompt], formats: Sequence[ChatFormat], steps: Mapping[str, Step]
 ) -> tuple[list[int], int]:
@@ -178,8 +169,13 @@ def _check_prompts(
             texts, _, _ = load_data(lying, KINDS[config.texts_are], config.seed)
             for format in formats:
                 text_sequences(format, texts, config.model_copy(update={"texts": lying}), _positions(format), budget)
-    contexts = formats[0].prompts([(one.messages, one.tools) for one in kept]) if formats else []
-    return [len(context) for context in contexts], len(prompts) - len(kept)
+    return _lengths(config.data, kept, formats[0]) if formats else [], len(prompts) - len(kept)
+
+
+def _lengths(data: DataOptions, prompts: Sequence[Prompt], format: ChatFormat) -> list[int]:
+    """The tokens of each prompt. Raises InputError, naming the row, for one that the format cannot print."""
+    ids = placed(data, prompts, lambda some: format.prompts([(one.messages, one.tools) for one in some]))
+    return [len(one) for one in ids]
 
 
 def _check_labels(config: Prompted, records: Sequence[Prompt | Candidates]) -> None:

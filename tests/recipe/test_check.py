@@ -185,14 +185,14 @@ def test_a_trainer_of_trl_reads_what_its_algorithm_does(recipe: Path) -> None:
     )
     Path("trl.yaml").write_text(text + "    trainer: kto\n")
     (found,) = checked(Path("trl.yaml"))
-    assert (found.records, found.note) == (8, "TRL's trainer tokenizes them")
+    assert (found.records, found.sequences, found.tokens) == (8, 8, 8 * 12)  # 6, 5 and the end
     with pytest.raises(InputError, match="field `chosen` is missing"):
         checked(Path("trl.yaml"), "trl.trainer=dpo")
     with pytest.raises(InputError, match=r"options\.maxsteps: .* has no such field; did you mean max_steps\?"):
         checked(Path("trl.yaml"), "trl.options.maxsteps=3")
     rows = [{"prompt": f"say {n}?", "chosen": "so so", "rejected": "so"} for n in range(8)]
     Path("feedback.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (found,) = checked(Path("trl.yaml"), "trl.trainer=reward")  # whose tokens are ours: 6, 5 or 2, and the end
+    (found,) = checked(Path("trl.yaml"), "trl.trainer=reward")  # 6, 5 or 2, and the end
     assert (found.records, found.sequences, found.tokens, found.longest) == (8, 16, 8 * (12 + 9), 12)
     with pytest.raises(InputError, match=r"an example has 12 tokens and data\.max_length is 11"):
         checked(Path("trl.yaml"), "trl.trainer=reward", "trl.data.max_length=11")

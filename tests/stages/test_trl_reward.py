@@ -84,7 +84,7 @@ def test_the_weights_are_those_of_trl_alone(folder: Path, tmp_path: Path, whole:
 
 def test_the_artifact_scores_as_the_model_that_was_trained(folder: Path, whole: Run) -> None:
     """TRL's own checkpoint of the last step; mean and deviation over all training responses."""
-    trained = classifier_in(whole.directory / "trl/checkpoint-4")
+    trained = classifier_in(whole.directory / "checkpoints/checkpoint-4")
     scorer = load_scorer(ModelOptions(path=str(whole.model_dir)), trainable=False)
     held_out = rankings(5, seed=9)
     expected = scores_of(trained, folder, held_out)
@@ -179,16 +179,17 @@ def test_cut_off_and_resumed_is_uninterrupted(folder: Path, tmp_path: Path, whol
         patch.setitem(trl.TRAINERS, "reward", (Cut, *trl.TRAINERS["reward"][1:]))
         with pytest.raises(PowerCut):
             start(trl, tmp_path / "run", config(folder))
-    assert not (tmp_path / "run/model").exists() and (tmp_path / "run/trl/checkpoint-2").is_dir()
+    assert not (tmp_path / "run/model").exists() and (tmp_path / "run/checkpoints/checkpoint-2").is_dir()
     resumed = start(trl, tmp_path / "run", config(folder))
     left, right = weights(resumed.model_dir), weights(whole.model_dir)
     assert all(torch.equal(left[name], right[name]) for name in right)
+    assert [line["step"] for line in metrics(resumed)] == [line["step"] for line in metrics(whole)]
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"options": {"pad_token": "x"}}, r"options\.pad_token: remove it; a reward model's template and length"),
+        ({"options": {"pad_token": "x"}}, r"options\.pad_token: remove it; alignkit loads and tokenizes"),
         ({"options": {"max_length": 9}}, r"options\.max_length: remove it"),
         ({"reward": {"kind": "lexicon"}}, "reward goes with trainer: grpo or rloo"),
         ({"data": {"max_length": 9}}, r"data\.max_length is 9"),
