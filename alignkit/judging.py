@@ -1,6 +1,7 @@
 """The language model that a judge asks: in a folder, answering greedily, or behind a server. Knows no reward."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from alignkit.options.judge import AskedModel, JudgeSource
 from alignkit.options.shared import ModelOptions
 from alignkit.records import Message, Prompt
 from reward_models.endpoint import cached, endpoint
-from reward_models.judge import CUT, Ask, Compare, Messages, comparison
+from reward_models.judge import CUT, Ask, Compare, Messages, comparison, has_choice
 
 
 def local_judge(
@@ -52,9 +53,9 @@ def local_judge(
     return ask
 
 
-def asked(source: AskedModel, group: str, **held: Any) -> Ask:
-    """The language model that a judge's options name, with its memory. `group`: their place in the recipe; `held`:
-    device, precision and token budget of a local model. Raises InputError."""
+def asked(source: AskedModel, group: str, readable: Callable[[str], bool], **held: Any) -> Ask:
+    """The language model that a judge's options name, with its memory of `readable` answers. `group`: their place in
+    the recipe; `held`: device, precision and token budget of a local model. Raises InputError."""
     if source.path is not None:
         ask = local_judge(source.path, max_new_tokens=source.max_new_tokens, **held)
         lies_here = source.cache is not None and Path(source.path).is_dir()
@@ -66,7 +67,7 @@ def asked(source: AskedModel, group: str, **held: Any) -> Ask:
         answers = f"{source.url} {source.model}"
         waits = {"at_once" if name == "batch_size" else name: value for name, value in patience(source).items()}
         ask = endpoint(str(source.url), str(source.model), key=key, max_new_tokens=source.max_new_tokens, **waits)
-    return ask if source.cache is None else cached(ask, source.cache, f"{answers} {source.max_new_tokens}")
+    return ask if source.cache is None else cached(ask, source.cache, f"{answers} {source.max_new_tokens}", readable)
 
 
 def patience(source: AskedModel) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def patience(source: AskedModel) -> dict[str, Any]:
 def build_comparison(source: JudgeSource, **held: Any) -> Compare:
     """The judge of pairs that `source` names. Raises InputError where it cannot be made."""
     guidelines, examples = read_judge(str(source.guidelines), "judge.guidelines", None)
-    ask = asked(source, "judge", **held)
+    ask = asked(source, "judge", has_choice, **held)
     return comparison(ask, guidelines, examples=examples, skip=source.on_failure == "skip")
 
 
@@ -85,4 +86,4 @@ def check_judge(source: JudgeSource) -> None:
     """Raise InputError for what can be seen to be missing before a model is there."""
     read_judge(str(source.guidelines), "judge.guidelines", None)
     if source.path is None:
-        asked(source.model_copy(update={"cache": None}), "judge")
+        asked(source.model_copy(update={"cache": None}), "judge", has_choice)

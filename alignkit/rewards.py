@@ -22,7 +22,7 @@ from alignkit.scorer import HEAD_FILE, Scorer, load_scorer, scorer_on
 from reward_models import world
 from reward_models.combined import combined
 from reward_models.functions import from_function, scaled
-from reward_models.judge import judge
+from reward_models.judge import has_score, judge
 from reward_models.learned import learned
 from reward_models.lexicon import lexicon, read_lexicon
 from reward_models.refusal import refusal
@@ -71,7 +71,8 @@ def build_reward(
         reward = remote(str(source.url), skip=skip, **patience(source))
     elif source.kind == "judge":
         guidelines, examples = read_judge(str(source.guidelines), "reward.guidelines", source.points)
-        ask = asked(source, "reward", device=device, precision=precision, token_budget=token_budget)
+        held: dict[str, Any] = {"device": device, "precision": precision, "token_budget": token_budget}
+        ask = asked(source, "reward", has_score(source.points), **held)
         reward = judge(ask, guidelines, source.points, examples=examples, skip=skip)
     else:
         function = named_function(str(source.path), allow_code, "reward.path")
@@ -130,7 +131,7 @@ def scores_of(
 
 def _rule(source: RewardSource) -> Reward:
     if source.pattern is not None:
-        return pattern(source.pattern)
+        return pattern(source.pattern, timeout=source.timeout or 1.0)
     if source.length is not None:
         return repetition(source.length) if source.rule == "repetition" else length(source.length)
     if source.json_schema is not None:
@@ -138,6 +139,6 @@ def _rule(source: RewardSource) -> Reward:
     if source.rule == "refusal":
         return refusal(source.wanted_column)
     if source.rule == "math":
-        return mathematics(source.answer_column)
+        return mathematics(source.answer_column, source.timeout or 5.0)
     assert source.rule is not None, "RewardSource checks it"
     return RULES[source.rule](source.answer_column)

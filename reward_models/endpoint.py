@@ -4,7 +4,7 @@ POST {url}/chat/completions with model, messages, temperature 0 and max_tokens; 
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -29,7 +29,8 @@ def endpoint(
 ) -> Ask:
     """Asks `model` at `url` (such as http://localhost:8000/v1), `at_once` requests at a time; the rest as in `post`.
 
-    A request that fails is that one's lack of an answer, and says why.
+    A request that fails is that one's lack of an answer, and says why. What no text can hold, half of a surrogate
+    pair, is a question mark in the answer.
     """
     full = f"{url.rstrip('/')}/chat/completions"
 
@@ -46,6 +47,7 @@ def endpoint(
             text, choice = None, {}
         if not isinstance(text, str):
             return Unscored(f"missing: {full}: no choices[0].message.content in answer")
+        text = text.encode(errors="replace").decode()
         return text + CUT if choice.get("finish_reason") == "length" else text
 
     def ask(conversations: list[Messages]) -> list[str | Unscored]:
@@ -55,11 +57,12 @@ def endpoint(
     return ask
 
 
-def cached(ask: Ask, folder: str | Path, model: str) -> Ask:
+def cached(ask: Ask, folder: str | Path, model: str, readable: Callable[[str], bool] = lambda answer: True) -> Ask:
     """`ask` that answers what it was asked before out of `folder`/answers.sqlite, by the hash of `model` and messages.
 
     `model` says all that decides an answer beside the messages: change it and the model is asked anew. Several
-    processes may share the folder. What has no answer is not remembered.
+    processes may share the folder. What has no answer is not remembered; an answer that is not `readable`, such as no
+    verdict, is asked for anew in the next call and replaced, since the model may have been mended.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder, "answers.sqlite")
@@ -74,7 +77,7 @@ def cached(ask: Ask, folder: str | Path, model: str) -> Ask:
         with closing(opened()) as connection:
             rows = (connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone() for key in keys)
             known: dict[str, str | Unscored] = {
-                key: row[0] for key, row in zip(keys, list(rows), strict=True) if row is not None
+                key: row[0] for key, row in zip(keys, list(rows), strict=True) if row is not None and readable(row[0])
             }
         new = {key: messages for key, messages in zip(keys, conversations, strict=True) if key not in known}
         if new:

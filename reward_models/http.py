@@ -70,7 +70,7 @@ def ask(
         problem = f"status {status}: {answer[:400].decode(errors='replace')!r}"
         if status < 500 and status not in BUSY:
             raise InputError(f"{url}: refuses the request with {problem}")
-        asked_for = float(later) if later.isdigit() else 0.0  # a date is not heeded
+        asked_for = float(later) if later.isdecimal() else 0.0  # a date is not heeded
     raise ConnectionError(f"{url}: no answer after {retries + 1} tries: {problem}")
 
 

@@ -108,6 +108,16 @@ def comparison(ask: Ask, guidelines: str, *, examples: Sequence[Example] = (), s
     return compare
 
 
+def has_score(points: tuple[int, int]) -> Callable[[str], bool]:
+    """Whether `judge` can read a score on the scale `points` in an answer."""
+    return lambda answer: not isinstance(_in_scale(answer, points), Unscored)
+
+
+def has_choice(answer: str) -> bool:
+    """Whether `comparison` can read a verdict in an answer."""
+    return _choice(answer) is not None
+
+
 def text_of(response: Sequence[Message]) -> str:
     """A response as `comparison` takes one: its text or, of several turns, each between tags with its role."""
     return said(response[0]) if len(response) == 1 else _tagged(response)

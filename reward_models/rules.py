@@ -1,14 +1,22 @@
 """Rewards that verify: an answer, its last number, a pattern, a length, repetition. They know no model."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal, DecimalException, InvalidOperation
 
+import regex as timed
+
 from alignkit.config import InputError
 from alignkit.records import Completion, Scores
-from reward_models.scores import Reward, guarded
+from reward_models.scores import Reward, guarded, shown
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+logger = logging.getLogger(__name__)
+_SIGN = r"(?:(?<![^\W_])(?<![)\]}%°])[-+])?"
+_NUMBER = re.compile(_SIGN + r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)")
+_MINUS = str.maketrans("\N{MINUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}", "---")
+_BRACE = re.compile(r"\\N\{|\\.|\{(?!\d*(?:,\d*)?\})", re.DOTALL)
+"""In a pattern: an escape, or a brace that repeats nothing."""
 
 
 def exact_match(column: str = "answer") -> Reward:
@@ -26,9 +34,11 @@ def contains(column: str = "answer") -> Reward:
 
 
 def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
-    """1 where the response's last number equals the last one in `column`, within `tolerance` of its size; else 0.
+    """1 where the response's last number equals the last one in `column`; else 0.
 
-    Thousands' commas, signs, decimals and exponents are read; `#### 72` (GSM8K's answers) is 72.
+    They may differ by `tolerance` times the larger one's size, so that 0 equals nothing but 0. Thousands' commas,
+    signs, decimals and exponents are read; `#### 72` (GSM8K's answers) is 72. A hyphen after a letter, a digit, a
+    closing bracket, % or ° is no sign: the last number of `3-5` is 5, and that of `COVID-19` is 19.
     Raises InputError for an answer without a number.
     """
 
@@ -37,23 +47,33 @@ def number(column: str = "answer", tolerance: float = 1e-6) -> Reward:
         if wanted is None:
             raise InputError(f"the column {column!r} holds no number: {answer!r}")
         try:
-            return found is not None and abs(found - wanted) <= Decimal(tolerance) * max(abs(wanted), Decimal(1))
+            return found is not None and abs(found - wanted) <= Decimal(tolerance) * max(abs(wanted), abs(found))
         except DecimalException:  # a policy may write 1e1000000
             return found == wanted
 
     return compared(column, equal, "number")
 
 
-def pattern(regex: str, whole: bool = False) -> Reward:
-    """1 where `regex` is found in the response (or matches the `whole` of it); else 0."""
+def pattern(regex: str, whole: bool = False, timeout: float = 1.0) -> Reward:
+    """1 where `regex`, in the syntax of Python's `re`, is found in the response (or matches the `whole` of it); else
+    0, also where that is not known after `timeout` seconds, which a warning says."""
     try:
-        compiled = re.compile(regex, re.DOTALL)
-    except re.error as error:
+        re.compile(regex, re.DOTALL)  # whose syntax has no {e}, an approximate match in the package regex
+        plain = _BRACE.sub(lambda found: r"\{" if found[0] == "{" else found[0], regex)
+        compiled = timed.compile(plain, timed.DOTALL)
+    except (re.error, timed.error) as error:
         raise InputError(f"reward pattern: {regex!r} is not a regular expression: {error}") from error
     find = compiled.fullmatch if whole else compiled.search
 
+    def one(completion: Completion) -> float:
+        try:
+            return float(find(completion.response.content, timeout=timeout) is not None)
+        except TimeoutError:
+            logger.warning(f"reward pattern: no match of {regex!r} within {timeout:g} s: {shown(completion)}")
+            return 0.0
+
     def reward(completions: list[Completion]) -> Scores:
-        return Scores(total=tuple(float(find(c.response.content) is not None) for c in completions))
+        return Scores(total=tuple(one(completion) for completion in completions))
 
     return reward
 
@@ -90,9 +110,14 @@ RULES: dict[str, Callable[[str], Reward]] = {"exact_match": exact_match, "contai
 """The rules that compare with a reference answer, each made from the column that holds it."""
 
 
+def with_hyphens(text: str) -> str:
+    """A text whose minus signs are hyphens, as programs write them."""
+    return text.translate(_MINUS)
+
+
 def last_number(text: str) -> Decimal | None:
     """The last number that stands in a text, or None."""
-    found = _NUMBER.findall(text)
+    found = _NUMBER.findall(with_hyphens(text))
     try:
         return Decimal(found[-1].replace(",", "")) if found else None
     except InvalidOperation:

@@ -14,11 +14,21 @@ from typing import Any, NoReturn, cast
 
 from alignkit.config import InputError
 from alignkit.marks import read_text
-from reward_models.rules import compared
+from reward_models.rules import compared, with_hyphens
 from reward_models.scores import Reward, guarded
 
-_TEXT = re.compile(r"\$|\\boxed|\\\(|\\\[|\n|####|(?:^|\s)[A-Za-z]{2,}(?:[\s.,:]|$)")
+_NAMES = (
+    "pi", "alpha", "beta", "gamma", "delta", "theta", "lambda", "sigma", "phi", "omega", "sin", "cos", "tan", "arcsin",
+    "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "exp", "infty",
+)  # fmt: skip
+"""What LaTeX has a command for."""
+_KNOWN = {*_NAMES, "sqrt", "infinity", "inf", "and", "or", "percent"}
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_NAME = re.compile(rf"(?<![^\W\d_])(?:{'|'.join(_NAMES)})(?![^\W\d_])")
+_TEXT = re.compile(rf"\$|\\boxed|\\\(|\\\[|\n|####|(?:^|\s)(?!{_NAME.pattern})[A-Za-z]{{2,}}(?:[\s.,:]|$)")
 """What an answer has that says itself where its mathematics stands: marks, or words; `2\\sqrt{2}` says nothing."""
+_PROSE = re.compile(r"(?:[^\W\d_]|[\s,.;:!?'’\"()#]|(?<=[^\W\d_]{3})-(?=[^\W\d_]{3}))+")
+"""What may be words and nothing else: no digit, no sign of mathematics, no hyphen but one between words."""
 _FENCE = re.compile(r"\s*```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
 
 
@@ -51,24 +61,37 @@ def json_schema(schema: str | Path | Mapping[str, Any]) -> Reward:
     return guarded(lambda completions: [holds(one.response.content) for one in completions], "json_schema")
 
 
-def mathematics(column: str = "answer") -> Reward:
+def mathematics(column: str = "answer", timeout: float = 5.0) -> Reward:
     """1 where math-verify finds the response's last expression equal to the answer in `column`; else 0.
 
     Numbers, fractions, sets, intervals, matrices and expressions. LaTeX stands in $…$, \\[…\\] or \\boxed{…} in the
-    response; an answer is also read where it stands bare. Its time limits are alarms of the main thread. Raises
-    InputError for an answer that cannot be read.
+    response; an answer is also read where it stands bare, with names such as pi and sin(x). Reading a response, and
+    each comparison, may take `timeout` seconds, rounded up to whole ones; one that takes longer scores 0. The limits
+    are alarms of the main thread. Raises InputError for an answer that cannot be read, or that is bare words, which
+    would be products of letters.
     """
-    library = import_module("math_verify")
+    library, seconds = import_module("math_verify"), math.ceil(timeout)
 
     @lru_cache(maxsize=4096)
     def read(answer: str) -> list[Any]:
-        bare, text = f"${answer}$", _TEXT.search(answer) is not None
-        found = library.parse(answer if text else bare) or library.parse(bare if text else answer)
+        found: list[Any] = library.parse(answer) if _TEXT.search(answer) else []
+        if not found:
+            if _PROSE.fullmatch(answer) and not _KNOWN.issuperset(_WORD.findall(answer)):
+                raise InputError(
+                    f"the column {column!r} holds words and no mathematics: {answer!r}; take rule: exact_match or "
+                    f"contains, or write \\text{{{answer}}} for words, ${answer}$ for a product of letters"
+                )
+            latex = answer if "\\" in answer else _NAME.sub(r"\\\g<0>", answer)
+            found = library.parse(f"${latex}$") or library.parse(answer)
         if not found:
             raise InputError(f"the column {column!r} holds no mathematics: {answer!r}")
-        return found
+        return [*found, answer]
 
-    return compared(column, lambda response, answer: library.verify(read(answer), library.parse(response)), "math")
+    def equal(response: str, answer: str) -> bool:
+        said = library.parse(with_hyphens(response), parsing_timeout=seconds)
+        return library.verify(read(answer), said, timeout_seconds=seconds)
+
+    return compared(column, equal, "math")
 
 
 def _read(path: str | Path) -> dict[str, Any]:

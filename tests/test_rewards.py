@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sqlite3
 import sys
+import time
 import types
 from contextlib import closing
 from pathlib import Path
@@ -146,6 +147,7 @@ def test_code_runs_only_where_it_is_allowed(monkeypatch: pytest.MonkeyPatch) -> 
         ({"kind": "remote", "url": "http://me:secret@there/"}, r"keys stand in the environment"),
         ({"kind": "remote", "url": "http://there", "model": "x"}, "model has no meaning for kind: remote"),
         ({"kind": "lexicon", "timeout": 3.0}, "timeout has no meaning for kind: lexicon"),
+        ({"kind": "rules", "rule": "number", "timeout": 3.0}, "timeout has no meaning with rule: number"),
         ({"kind": "world", "on_failure": "skip"}, "on_failure has no meaning for kind: world"),
         ({"kind": "judge", "url": "http://there", "model": "x"}, r"judge needs reward\.guidelines"),
         (JUDGE | {"path": None}, r"either reward\.path or reward\.url and reward\.model"),
@@ -191,6 +193,18 @@ def test_rules_that_libraries_verify(tmp_path: Path, monkeypatch: pytest.MonkeyP
             source(kind="rules", rule=rule, **more)
 
 
+def test_rules_take_a_time_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """Patterns and comparisons that would take hours: a second is the default of the one, five that of the other."""
+    matching = build_reward(source(kind="rules", rule="pattern", pattern="^(a|aa)+$", timeout=0.1))
+    assert matching([completion("a" * 60 + "!"), completion("a")]).total == (0, 1)
+    assert "no match of '^(a|aa)+$' within 0.1 s: " in caplog.text
+    if importlib.util.find_spec("math_verify"):
+        started = time.monotonic()
+        equal = build_reward(source(kind="rules", rule="math", timeout=0.5))
+        assert equal([completion("$10^{10^{10^{10}}}$", answer="5")]).total == (0,)
+        assert time.monotonic() - started < 4
+
+
 def test_a_server_and_a_judge_behind_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "guide.txt").write_text("Be brief.")
 
@@ -214,7 +228,7 @@ def test_a_server_and_a_judge_behind_one(tmp_path: Path, monkeypatch: pytest.Mon
         skips = build_reward(source(**options, on_failure="skip", cache=str(tmp_path / "kept"), scale=0.5))
         for _ in range(2):
             assert skips(asked).total == (4.5, None)
-        assert len(served.asked) == 4 and served.headers[-1]["Authorization"] == "Bearer secret"
+        assert len(served.asked) == 5 and served.headers[-1]["Authorization"] == "Bearer secret"
         assert not any(b"secret" in path.read_bytes() for path in (tmp_path / "kept").iterdir())
         with pytest.raises(
             InputError, match=r"completion 1 is missing: the judge's answer .* 'Score: 12': 'no, never'"
@@ -255,7 +269,8 @@ def test_a_local_judges_answers_are_remembered_by_its_weights(tmp_path: Path) ->
         tiny.checkpoint(tmp_path / "judge", seed=seed)
         words.save_pretrained(tmp_path / "judge")
         bare, kept = (
-            asked(source(kind="judge", **given, **more), "reward") for more in ({}, {"cache": str(tmp_path / "c")})
+            asked(source(kind="judge", **given, **more), "reward", bool)
+            for more in ({}, {"cache": str(tmp_path / "c")})
         )
         told = [{"role": "user", "content": "say a"}]
         found += kept([told])

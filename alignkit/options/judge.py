@@ -27,7 +27,7 @@ class AskedModel(Config):
     max_new_tokens: int = Field(default=512, ge=1)
     """judge: the longest verdict, its reasons included, in tokens."""
     cache: str | None = None
-    """judge: a folder that keeps its answers, so that nothing is asked twice; it may serve several runs."""
+    """judge: a folder that keeps its answers, so that no verdict is asked for twice; it may serve several runs."""
     batch_size: int = Field(default=16, ge=1)
     """remote: completions in one request; judge: requests to its server at a time."""
     timeout: float | None = Field(default=None, gt=0.0)

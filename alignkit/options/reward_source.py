@@ -16,7 +16,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "url": ("remote", "judge"),
     "batch_size": ("remote", "judge"),
     "retries": ("remote", "judge"),
-    "timeout": ("function", "remote", "judge"),
+    "timeout": ("rules", "function", "remote", "judge"),
     "on_failure": ("learned", "function", "remote", "judge"),
     "model": ("judge",),
     "key_variable": ("judge",),
@@ -55,7 +55,7 @@ class RewardSource(AskedModel):
     answer_column: str = "answer"
     """rules: the data column that holds the reference answer."""
     pattern: str | None = None
-    """rule: pattern: a regular expression. 1 where it is found in the response, else 0."""
+    """rule: pattern: a regular expression of Python's. 1 where it is found in the response, else 0."""
     length: int | None = Field(default=None, ge=1)
     """rule: length: a number of tokens. 0 at that length, falling by 1/length for each token more or less. rule:
     repetition: how many words make a repeated phrase, such as 3."""
@@ -69,7 +69,8 @@ class RewardSource(AskedModel):
     """judge: the lowest and the highest score that it may give; they are the reward's unit."""
     timeout: float | None = Field(default=None, gt=0.0)
     """Seconds. function: for one call (left out: any; what hangs stays behind in a thread); remote, judge by url: for
-    one answer (left out: 60)."""
+    one answer (left out: 60); rule: pattern or math: for one response, which then scores 0 (left out: 1 and 5; of
+    math rounded up to whole ones)."""
     on_failure: Literal["stop", "skip"] = "stop"
     """learned, function, remote, judge: what becomes of a completion that gets no score: the run stops, naming it, and
     goes on from there when started again; or it is left out of the update, and counted as objective/failed."""
@@ -147,6 +148,7 @@ class RewardSource(AskedModel):
             if (self.rule in rules) != (getattr(self, name) is not None):
                 raise ValueError(f"reward.{name} goes with rule: {' or '.join(rules)}, which needs it")
         self.only_with(self.rule == "refusal", f"with rule: {self.rule}", "wanted_column")
+        self.only_with(self.kind != "rules" or self.rule in ("pattern", "math"), f"with rule: {self.rule}", "timeout")
         check_installed(f"reward.rule: {self.rule}", NEEDED_PACKAGES.get(self.rule or ""))
 
     def _check_server(self) -> None:

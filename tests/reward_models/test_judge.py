@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from http_server import serving
 
 from alignkit.records import Completion, Message, ToolCall
 from reward_models.endpoint import cached, endpoint
-from reward_models.judge import Example, Messages, comparison, judge, text_of
+from reward_models.judge import Example, Messages, comparison, has_choice, has_score, judge, text_of
 from reward_models.scores import RewardFailure, Unscored
 
 PROMPT = (Message(role="user", content="how many?"),)
@@ -218,3 +219,27 @@ def test_answers_are_remembered_by_model_and_message(tmp_path: Any) -> None:
     assert cached(told, tmp_path / "kept", "large")([asked("a")]) == ["three"]
     assert ask([asked("a"), asked("b")]) == ["one", "two"] and told.asked == ["a", "b", "b", "a"]
     assert ask([]) == []
+
+
+def test_what_is_no_verdict_is_asked_about_until_it_is_one(tmp_path: Path) -> None:
+    told = Told("Score: 5", "garbage", "Score: 11", "Score: 7")
+    two, kept = said("a", "b"), tmp_path / "kept"
+    reward = judge(cached(told, kept, "small", has_score((1, 10))), "Be right.")
+    for answer in ("garbage", "Score: 11"):
+        with pytest.raises(RewardFailure, match=f"completion 1 is missing: the judge's answer .* with '{answer}'"):
+            reward(two)
+    assert reward(two).total == reward(two).total == (5, 7) and len(told.asked) == 4
+    told.answers = ["Better: first", "both", "Better: second"]
+    compare = comparison(cached(told, kept, "small", has_choice), "Be right.")
+    assert [compare([(PROMPT, "a", "b")]) for _ in range(3)] == [[None], [1.0], [1.0]] and len(told.asked) == 7
+
+
+def test_half_a_surrogate_pair_costs_no_answer(tmp_path: Path) -> None:
+    def odd(_: int, body: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"choices": [{"message": {"content": "So \ud83d.\nScore: 5"}}]}
+
+    with serving(odd) as served:
+        ask = cached(endpoint(served.url, "small", retries=0), tmp_path, "small")
+        for _ in range(2):
+            assert judge(ask, "Be right.")(said("a", "b \ud800")).total == (5, 5)
+        assert len(served.asked) == 2

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,23 @@ def said(text: str, ids: int = 3, question: str = "how many?", **columns: Any) -
         ("1e1000000", "1e1000000", 1),
         ("-1e999999999999999999999", "4", 0),
         ("it is 12,5", "5", 1),  # no thousands' comma: 12 and 5
+        ("The result is −5", "5", 0),  # U+2212
+        ("The result is −5", "-5", 1),
+        ("it is -5", "－5", 1),
+        ("1e−3", "0.001", 1),
+        ("x=-5", "-5", 1),
+        ("_-5_", "-5", 1),
+        ("COVID-19", "19", 1),
+        ("3-5", "5", 1),
+        ("3−5", "5", 1),
+        ("20°-25", "25", 1),
+        ("f(3)-5", "-5", 0),
+        ("-1,000.5", "-1000.5", 1),
+        ("0", "0.0000001", 0),
+        ("0.0000001", "0", 0),
+        ("0.0", "0", 1),
+        ("0.000123", "0.000124", 0),
+        ("0.333333", "0.3333333333", 1),
     ],
 )
 def test_last_number(text: str, answer: Any, expected: float) -> None:
@@ -52,12 +70,40 @@ def test_text_rules() -> None:
     assert length(10, 2)([said("", ids=n) for n in (10, 12, 13, 5)]).total == pytest.approx((0, 0, -0.1, -0.3))
 
 
+def test_a_pattern_has_a_time_limit(caplog: pytest.LogCaptureFixture) -> None:
+    """(a|aa)+ tries more ways than 10^12 before it gives up: hours."""
+    asked = [said("a" * 60), said("a" * 60 + "!"), said("b")]
+    assert pattern(r"^(a|aa)+$", timeout=0.2)(asked).total == (1, 0, 0)
+    (message,) = caplog.messages
+    assert message.startswith("reward pattern: no match of '^(a|aa)+$' within 0.2 s: 'aaaa")
+    started = time.monotonic()
+    assert pattern(r"(a|aa)+", whole=True)(asked[1:2]).total == (0,) and time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"x{e}", r"x{1<=e<=2}", r"\\frac{d}", r"\\{e}", r"\{e}", r"[{e}]+z", r"a{2}", r"a{,1}b", r"a{1,}b{2,3}",
+        r"{e}", r"\N{LATIN SMALL LETTER E}", r"(?i)X\{E}", r"(?P<n>[a-c])(?P=n)", r"(?<!a)b", r"\bab\b", r"^\d+$",
+    ],
+)  # fmt: skip
+def test_a_pattern_means_what_it_means_to_re(regex: str) -> None:
+    texts = [
+        "x", "x{e}", "X{E}", r"\frac{d}", r"\frac", r"\{e}", r"\e", "{e}", "{z", "aab", "abbb", "e", "12", "a b\nb",
+    ]  # fmt: skip
+    for whole in (False, True):
+        find = getattr(re.compile(regex, re.DOTALL), "fullmatch" if whole else "search")
+        expected = tuple(float(find(text) is not None) for text in texts)
+        assert pattern(regex, whole)([said(text) for text in texts]).total == expected
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: number()([said("4")]), "no column 'answer'"),
         (lambda: number()([said("4", answer="four")]), "holds no number: 'four'"),
         (lambda: pattern("("), "not a regular expression"),
+        (lambda: pattern(r"\p{L}"), "not a regular expression: bad escape"),
         (lambda: length(0), "target >= 1"),
     ],
 )

@@ -96,6 +96,11 @@ def test_a_busy_server_is_given_the_time_it_asks_for(monkeypatch: pytest.MonkeyP
     ) as served:
         assert post(served.url, {}, wait=1.0) == {"ok": 3}
     assert slept == [3.0, 3.0, 4.0]
+    for when in ("²", "Wed, 21 Oct 2026 07:28:00 GMT"):  # a digit to Python, and a date: no number of seconds
+        slept.clear()
+        with serving(lambda n, body: (429, {}), Retry_After=when) as served, pytest.raises(ConnectionError):
+            post(served.url, {}, wait=1.0, retries=1)
+        assert slept == [1.0]
     slept.clear()
     with (
         serving(lambda n, body: (429, {"error": "slow down"})) as served,

@@ -98,11 +98,45 @@ def test_schemas_in_files_their_drafts_and_faults(tmp_path: Path) -> None:
         ("12", "12 apples", 1),
         ("I do not know", "4", 0),
         ("", "4", 0),
+        ("it is −5", "-5", 1),
+        ("it is −5", "5", 0),
+        ("$\\pi$", "pi", 1),
+        ("$pi$", "pi", 1),
+        ("$ip$", "pi", 0),
+        ("$2\\pi$", "2 pi", 1),
+        ("$\\sin(x)$", "sin(x)", 1),
+        ("$isn(x)$", "sin(x)", 0),
+        ("$\\ln 2$", "ln 2", 1),
+        ("it is 2", "ln 2", 0),
+        ("$\\infty$", "infinity", 1),
+        ("$\\sqrt{2}$", "sqrt(2)", 1),
+        ("$\\{y, x\\}$", "x or y", 1),
+        ("$b$", "B", 1),
+        ("$-x$", "-x", 1),
+        ("$(a, b)$", "(a, b)", 1),
+        ("$yx$", "$xy$", 1),
+        ("$2yx$", "2xy", 1),
+        ("$ab - x$", "ab-x", 1),
+        ("$\\text{Tuesday}$", "\\text{Tuesday}", 1),
+        ("$\\text{sey}$", "\\text{yes}", 0),
+        ("5", "5 sec", 1),
     ],
 )
 def test_mathematics(text: str, answer: str, expected: float) -> None:
     pytest.importorskip("math_verify")
     assert mathematics()([said(text, answer=answer)]).total == (expected,)
+
+
+@pytest.mark.parametrize(
+    "answer", ["yes", "abc", "No solution", "The answer is (no).", "twenty-five", "three", "sí", "x in R", "Infinity"]
+)
+def test_words_are_no_products_of_letters(answer: str) -> None:
+    pytest.importorskip("math_verify")
+    for text in ("", f"${answer[::-1]}$", answer):
+        with pytest.raises(
+            InputError, match=r"'key' holds words and no mathematics: .*take rule: exact_match or cont"
+        ):
+            mathematics("key")([said(text, key=answer)])
 
 
 def test_answers_that_are_no_mathematics() -> None:

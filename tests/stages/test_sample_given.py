@@ -129,7 +129,7 @@ def test_responses_of_several_turns_are_compared_and_kept_whole(folder: Path, tm
     assert f"<first>\n{first}\n</first>" in asked[0] and f"<second>\n{first}\n</second>" in asked[1]
 
 
-def test_a_killed_run_goes_on_and_a_server_is_asked_once(
+def test_a_killed_run_goes_on_and_a_server_is_asked_once_for_a_verdict(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 8)
@@ -156,7 +156,9 @@ def test_a_killed_run_goes_on_and_a_server_is_asked_once(
         for name in ("one", "two"):
             other = start(tmp_path / name, given(folder, folder / "drawn.jsonl", judge=options), ask=None)
             assert written(other) == written(whole)
-        assert len(served.asked) == sum(asked) - asked[1]
+    questions = sum(asked) - asked[1]
+    again = [judging([body["messages"]]) for body in served.asked[questions:]]
+    assert again == [["Well.\nBetter: both"]] * len(again) and len(again) < questions
 
 
 def test_chunks_of_other_answers_are_not_taken(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
