@@ -1,7 +1,7 @@
 """TRL's trainers as a recipe names them: their options, checked, and their input, token ids. Knows no stage."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
@@ -71,7 +71,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
 
 
 def of_tokens(trainer: str, spoken: Mapping[str, Sequence[int]]) -> type[Any]:
-    """The trainer's class, for rows that hold token ids already; `spoken`: the ids of each prompt, by its text."""
+    """The trainer's class, for rows that hold token ids already; `spoken`: the ids of each prompt, by its text. Raises
+    InputError where TRL's makes tokens elsewhere."""
     trainer_type = TRAINERS[trainer][0]
 
     def prepared(self: Any, dataset: Any, *_: Any) -> Any:
@@ -80,13 +81,12 @@ def of_tokens(trainer: str, spoken: Mapping[str, Sequence[int]]) -> type[Any]:
     def tokenized(self: Any, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [list(spoken[prompt]) for prompt in prompts], None, {}
 
-    changes: dict[str, dict[str, Callable[..., Any]]] = {
-        "dpo": {"_prepare_dataset": prepared},
-        "kto": {"_prepare_dataset": prepared},
-        "grpo": {"_tokenize_prompts": tokenized},
-        "rloo": {"_tokenize_prompts": tokenized},
-    }
-    return type(trainer_type.__name__, (trainer_type,), changes.get(trainer, {}))
+    if trainer in ("sft", "reward"):  # which take such rows themselves
+        return trainer_type
+    change = ("_tokenize_prompts", tokenized) if trainer in ("grpo", "rloo") else ("_prepare_dataset", prepared)
+    if not hasattr(trainer_type, change[0]):
+        raise InputError(f"trainer: {trainer}: trl {trl.__version__} takes no token ids there; install trl 1.16")
+    return type(trainer_type.__name__, (trainer_type,), dict([change]))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 
 from alignkit.config import InputError, build
 from alignkit.options.trl import TrlConfig
-from alignkit.trl_trainers import options_of
+from alignkit.trl_trainers import TRAINERS, of_tokens, options_of
 
 
 def config(trainer: str, options: dict[str, Any]) -> TrlConfig:
@@ -41,3 +41,13 @@ def test_values_are_of_trls_types() -> None:
 def test_other_values_are_refused_by_name(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         options_of(config("sft", options))
+
+
+@pytest.mark.parametrize(("trainer", "method"), [("dpo", "_prepare_dataset"), ("rloo", "_tokenize_prompts")])
+def test_another_trl_is_refused_rather_than_given_texts(
+    monkeypatch: pytest.MonkeyPatch, trainer: str, method: str
+) -> None:
+    assert method in vars(of_tokens(trainer, {}))
+    monkeypatch.delattr(TRAINERS[trainer][0], method)
+    with pytest.raises(InputError, match=rf"trainer: {trainer}: trl .* takes no token ids there; install trl 1\.16"):
+        of_tokens(trainer, {})
