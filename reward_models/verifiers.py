@@ -85,7 +85,7 @@ def mathematics(column: str = "answer", timeout: float = 5.0) -> Reward:
             found = library.parse(f"${latex}$") or library.parse(answer)
         if not found:
             raise InputError(f"the column {column!r} holds no mathematics: {answer!r}")
-        return [*found, answer]
+        return [*found, answer]  # also as it stands: `pi` is a product of letters in a response's $pi$ too
 
     def equal(response: str, answer: str) -> bool:
         said = library.parse(with_hyphens(response), parsing_timeout=seconds)

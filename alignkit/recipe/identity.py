@@ -107,6 +107,7 @@ def existing(text: str) -> Path | None:
     """The file or folder that an option names, if it names one; code as "package.module:function" is its file."""
     if code := CODE.fullmatch(text):
         module = code[1].replace(".", "/")
-        text = f"{module}/__init__.py" if Path(module).is_dir() else f"{module}.py"
+        package = f"{module}/__init__.py"
+        text = package if Path(package).is_file() else f"{module}.py"
     path = Path(text)
     return path if text and path.exists() else None

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,11 +19,10 @@ from alignkit.options.shared import RuntimeOptions
 from alignkit.packing import pack
 from alignkit.pairs import preference_objective
 from alignkit.policy import Policy
-from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
+from alignkit.prepare import finish, load_examples, open_setting, sequences_of
 from alignkit.records import Comparison
 from alignkit.reference import MovingReference, discard_reference, with_reference
 from alignkit.runs import Run
-from alignkit.trie import TokenSequence
 
 
 def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
@@ -30,9 +30,7 @@ def run(config: DpoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     setting = open_setting(config.model, runtime)
     format, accelerator = setting.format, setting.accelerator
 
-    def tokenize(records: Sequence[Comparison]) -> list[list[TokenSequence]]:
-        return ranked_sequences(format, records)
-
+    tokenize = partial(sequences_of, format)
     train, validation, _ = load_examples(
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )

@@ -1,6 +1,7 @@
 """KTO: preference optimisation from responses that are labelled one by one. Knows no other stage."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from alignkit.options.kto import KtoConfig
 from alignkit.options.shared import RuntimeOptions
 from alignkit.policy import Policy
 from alignkit.preferences import kto
-from alignkit.prepare import finish, labelled_sequences, load_examples, open_setting
+from alignkit.prepare import finish, load_examples, open_setting, sequences_of
 from alignkit.records import Feedback
 from alignkit.reference import discard_reference, with_reference
 from alignkit.runs import Run
@@ -30,9 +31,7 @@ def run(config: KtoConfig, runtime: RuntimeOptions, run: Run) -> Path:
     setting = open_setting(config.model, runtime)
     format, accelerator = setting.format, setting.accelerator
 
-    def tokenize(records: Sequence[Feedback]) -> list[list[TokenSequence]]:
-        return labelled_sequences(format, records)
-
+    tokenize = partial(sequences_of, format)
     train, validation, _ = load_examples(
         config.data, Feedback, tokenize, setting, run, config.seed, runtime.token_budget
     )

@@ -1,6 +1,6 @@
 """Reward-model training: Bradley-Terry over all untied pairs of each ranking. Knows no other stage."""
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -13,11 +13,11 @@ from alignkit.mixture import sample_of
 from alignkit.objective import Readings
 from alignkit.options.reward import RewardConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.prepare import finish, load_examples, open_setting, ranked_sequences
+from alignkit.prepare import finish, load_examples, open_setting, sequences_of
 from alignkit.records import Comparison
 from alignkit.runs import Run
 from alignkit.scorer import Scorer, save_scorer
-from alignkit.trie import TokenSequence, TrieBatch
+from alignkit.trie import TrieBatch
 
 
 def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
@@ -25,9 +25,7 @@ def run(config: RewardConfig, runtime: RuntimeOptions, run: Run) -> Path:
     setting = open_setting(config.model, runtime)
     format = setting.format
 
-    def tokenize(records: Sequence[Comparison]) -> list[list[TokenSequence]]:
-        return ranked_sequences(format, records)
-
+    tokenize = partial(sequences_of, format)
     train, validation, compared = load_examples(
         config.data, Comparison, tokenize, setting, run, config.seed, runtime.token_budget
     )

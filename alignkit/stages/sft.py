@@ -1,6 +1,6 @@
 """Supervised fine-tuning: next-token training on the assistant's turns. Knows no other stage."""
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from alignkit.likelihood import likelihood_objective
@@ -8,10 +8,9 @@ from alignkit.loop import fit
 from alignkit.models import save_policy
 from alignkit.options.sft import SftConfig
 from alignkit.options.shared import RuntimeOptions
-from alignkit.prepare import finish, load_examples, open_setting
+from alignkit.prepare import finish, load_examples, open_setting, sequences_of
 from alignkit.records import Demonstration
 from alignkit.runs import Run
-from alignkit.trie import TokenSequence
 
 
 def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:
@@ -19,9 +18,7 @@ def run(config: SftConfig, runtime: RuntimeOptions, run: Run) -> Path:
     setting = open_setting(config.model, runtime)
     format = setting.format
 
-    def tokenize(records: Sequence[Demonstration]) -> list[list[TokenSequence]]:
-        return format.turns_of([(record.messages, record.tools) for record in records], config.turns)
-
+    tokenize = partial(sequences_of, format, turns=config.turns)
     train, validation, _ = load_examples(
         config.data, Demonstration, tokenize, setting, run, config.seed, runtime.token_budget
     )

@@ -148,7 +148,7 @@ def test_a_reward_is_also_the_contents_of_its_files(recipe: Path) -> None:
 @pytest.mark.parametrize("code", ["mine.py", "mine/__init__.py"])
 @pytest.mark.parametrize("options", ["{kind: tools, tools: [calculator, %s]}", "{kind: function, path: %s}"])
 def test_an_environment_is_also_its_code(recipe: Path, options: str, code: str) -> None:
-    Path(code).parent.mkdir(exist_ok=True)
+    Path("mine").mkdir()  # without an __init__.py it is no package
     Path(code).write_text("def act(x): return x")
     Path("calculator").mkdir()
     change = f"ppo.environment={options % 'mine:act'}"

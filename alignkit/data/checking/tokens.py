@@ -18,8 +18,8 @@ from alignkit.data.checking.mending import CONTROL, OVER_LONG, TEMPLATE, UNKNOWN
 from alignkit.data.documents import document_sequences
 from alignkit.models import load_tokenizer
 from alignkit.options.shared import ModelOptions
-from alignkit.prepare import labelled_sequences, load_format, ranked_sequences
-from alignkit.records import Comparison, Demonstration, Document, Feedback, Prompt, Record
+from alignkit.prepare import load_format, sequences_of
+from alignkit.records import Comparison, Document, Prompt, Record
 from alignkit.trie import TokenSequence
 
 Tokenize = Callable[[Record], list[TokenSequence]]
@@ -95,15 +95,10 @@ class TokenSample:
         if isinstance(record, Document):
             return document_sequences([record], self._tokenizer, WHOLE)[0]
         assert self._format is not None
-        if isinstance(record, Demonstration):
-            return self._format.turns(record.messages, record.tools)
-        if isinstance(record, Comparison):
-            return ranked_sequences(self._format, [record])[0]
-        if isinstance(record, Feedback):
-            return labelled_sequences(self._format, [record])[0]
-        assert isinstance(record, Prompt)
-        ids = self._format.prompt(record.messages, record.tools)
-        return [TokenSequence(ids, [0.0] * len(ids))]
+        if isinstance(record, Prompt):
+            ids = self._format.prompt(record.messages, record.tools)
+            return [TokenSequence(ids, [0.0] * len(ids))]
+        return sequences_of(self._format, [record], "all")[0]
 
     def _describe(self, measured: list[Measured]) -> None:
         """Fill in the distributions."""
