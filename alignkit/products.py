@@ -1,7 +1,8 @@
 """Linear layers through oneDNN on CPUs where torch's own library is slower; knows no architecture and no loss.
 
 torch gives float32 matrix products to Intel's MKL, which leaves other makers' AVX-512 units unused. oneDNN, which
-torch has too, uses them: the same products to rounding, about twice as fast.
+torch has too, uses them: the same products to rounding, on AMD's Zen 5 about twice as fast. Zen 4's are half as wide:
+whole trainings are slower there with oneDNN (README, Speed).
 """
 
 import os
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from alignkit.provenance import cpu_maker
+from alignkit.provenance import cpu_family, cpu_maker
 
+ZEN_5 = 26
 # Multiplications, over all like layers of a model, from which oneDNN is the faster one: about 2 ms of MKL's time. Each
 # new shape costs it .3 to .8 ms, once for all of them.
 LEAST = 2**28
@@ -23,10 +25,10 @@ KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "1"}
 
 
 def onednn_is_faster() -> bool:
-    """Whether this machine's CPU has AVX-512 and is not Intel's: a fixed rule, so that runs repeat bit for bit."""
+    """Whether this machine's CPU is AMD's with AVX-512, from Zen 5: a fixed rule, so that runs repeat bit for bit."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
-    return cpu_maker() not in (None, "GenuineIntel")
+    return cpu_maker() == "AuthenticAMD" and (cpu_family() or 0) >= ZEN_5
 
 
 def use_onednn(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+CPUINFO = Path("/proc/cpuinfo")
 PACKAGES = ("alignkit", "torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "accelerate", "evaluate")
 
 
@@ -54,8 +55,8 @@ def alignkit_commit() -> dict[str, Any] | None:
 
 def hardware() -> dict[str, Any]:
     """The machine and its processors; where torch is loaded, the vector instructions it uses and the accelerators."""
-    found: dict[str, Any] = {"machine": platform.machine(), "cpu_maker": cpu_maker(), "cpus": os.cpu_count()}
-    found["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    found: dict[str, Any] = {"machine": platform.machine(), "cpu_maker": cpu_maker(), "cpu_family": cpu_family()}
+    found |= {"cpus": os.cpu_count(), "processes": int(os.environ.get("WORLD_SIZE", "1"))}
     torch = sys.modules.get("torch")
     if torch is not None:
         found["cpu_vectors"] = torch.backends.cpu.get_cpu_capability()
@@ -66,6 +67,15 @@ def hardware() -> dict[str, Any]:
 
 def cpu_maker() -> str | None:
     """Who made the processors, as Linux says it ("GenuineIntel", "AuthenticAMD"); None where it does not."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text(encoding="utf-8").splitlines() if described.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), None)
+    return _cpuinfo("vendor_id")
+
+
+def cpu_family() -> int | None:
+    """The processors' family, as Linux says it (AMD's 25 is Zen 3 and 4, 26 is Zen 5); None where it does not."""
+    family = _cpuinfo("cpu family")
+    return None if family is None else int(family)
+
+
+def _cpuinfo(field: str) -> str | None:
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)

@@ -123,15 +123,23 @@ def test_other_machines_and_other_layers_are_left_as_they_are(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("vectors", "maker", "faster"),
-    [("AVX512", "AuthenticAMD", True), ("AVX512", "GenuineIntel", False), ("AVX2", "AuthenticAMD", False)],
+    ("vectors", "maker", "family", "faster"),
+    [
+        ("AVX512", "AuthenticAMD", 26, True),
+        ("AVX512", "AuthenticAMD", 25, False),
+        ("AVX512", "GenuineIntel", 6, False),
+        ("AVX512", "HygonGenuine", 26, False),
+        ("AVX2", "AuthenticAMD", 26, False),
+        ("AVX512", None, None, False),
+    ],
 )
-def test_the_rule_is_the_cpus_vectors_and_maker(
-    vectors: str, maker: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_rule_is_the_cpus_vectors_maker_and_family(
+    vectors: str, maker: str | None, family: int | None, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(products, "cpu_maker", lambda: maker)
+    monkeypatch.setattr(products, "cpu_family", lambda: family)
     assert products.onednn_is_faster() is faster
 
 
