@@ -2,7 +2,7 @@
 
 torch gives float32 matrix products to Intel's MKL, which leaves other makers' AVX-512 units unused. oneDNN, which
 torch has too, uses them: the same products to rounding, on AMD's Zen 5 about twice as fast. Zen 4's are half as wide:
-whole trainings are slower there with oneDNN (README, Speed).
+whole trainings gain nothing by oneDNN there (README, Speed).
 """
 
 import os
