@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import alignkit.provenance as provenance_module
 from alignkit.provenance import cpu_family, cpu_maker, provenance
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,7 @@ def test_the_cpu_s_maker_and_family_are_read_as_linux_says_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described = tmp_path / "cpuinfo"
-    monkeypatch.setattr(provenance_module, "CPUINFO", described)
+    monkeypatch.setattr("alignkit.provenance.CPUINFO", described)
     assert (cpu_maker(), cpu_family()) == (None, None)
     described.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n")
     assert (cpu_maker(), cpu_family()) == ("AuthenticAMD", 26)
