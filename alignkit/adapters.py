@@ -1,29 +1,29 @@
-"""LoRA adapters of a checkpoint: new ones, merged ones, several on one base. Knows no stage and no data."""
+"""LoRA adapters of a checkpoint: new ones, merged ones, several on one base. Knows no stage and no data.
+
+peft is imported by what first needs it: with bitsandbytes it is 65 MB and over a second, which a run without adapters
+is spared.
+"""
 
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from alignkit.config import InputError
-from alignkit.lineage import standing
+from alignkit.lineage import base_of, is_adapter
 from alignkit.options.shared import LoraOptions
 from alignkit.role import Role
 from alignkit.together import together
 
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
 MERGED = ".merged"
-
-
-def is_adapter(path: str) -> bool:
-    """Whether a folder holds a LoRA adapter rather than whole weights."""
-    return (Path(path) / "adapter_config.json").is_file()
 
 
 def merged_folder(path: str) -> Path:
@@ -56,22 +56,18 @@ def _merge(base: str, path: str, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     make_room(model, path)
     kept = AutoConfig.from_pretrained(base).dtype or torch.float32
-    merged: Any = PeftModel.from_pretrained(model, path).merge_and_unload()
+    merged: Any = opened(model, path).merge_and_unload()
     with tempfile.TemporaryDirectory(prefix=f"{MERGED}.", dir=path) as unfinished:  # hidden, and not taken for whole
         merged.to(kept).save_pretrained(Path(unfinished) / MERGED)
         shutil.rmtree(folder, ignore_errors=True)
         (Path(unfinished) / MERGED).rename(folder)
 
 
-def base_of(path: str) -> str:
-    """The folder whose whole weights an artifact stands on: its own, or its adapter's base.
+def opened(model: PreTrainedModel, path: str, *, trainable: bool = False) -> "PeftModel":
+    """The adapter in a folder, on the base `model`."""
+    from peft import PeftModel  # noqa: PLC0415
 
-    Raises InputError where that base was the artifact of a run that is gone.
-    """
-    if not is_adapter(path):
-        return path
-    base = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
-    return str(standing(Path(base), Path(path)))
+    return PeftModel.from_pretrained(model, path, is_trainable=trainable)
 
 
 def make_room(model: PreTrainedModel, adapter: str) -> None:
@@ -86,8 +82,11 @@ def _vocabulary(adapter: str) -> int:
     return len(AutoTokenizer.from_pretrained(adapter)) if (Path(adapter) / "tokenizer_config.json").is_file() else 0
 
 
-def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: Sequence[int]) -> PeftModel:
+def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: Sequence[int]) -> "PeftModel":
     """New adapters, drawn from the seed alone; the rows of new tokens are trained whole and stored with them."""
+    from peft import get_peft_model  # noqa: PLC0415
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415
+
     if new_ids and getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise InputError("model.lora: peft cannot add tokens to a head with a bias; train this stage without lora")
     tables = {model.get_input_embeddings(), model.get_output_embeddings()}
@@ -114,7 +113,9 @@ def new_adapter(model: PreTrainedModel, lora: LoraOptions, seed: int, new_ids: S
     return adapted
 
 
-def _lora_config(lora: LoraOptions) -> LoraConfig:
+def _lora_config(lora: LoraOptions) -> "LoraConfig":
+    from peft import LoraConfig  # noqa: PLC0415
+
     return LoraConfig(r=lora.r, lora_alpha=lora.scale, lora_dropout=lora.dropout, target_modules=lora.target_modules)
 
 

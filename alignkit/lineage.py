@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignkit.config import InputError
 
+ADAPTER_FILE = "adapter_config.json"
+"""What makes a folder a LoRA adapter."""
+
 
 class RunRecord(BaseModel):
     """What run.json holds."""
@@ -75,6 +78,25 @@ def write_record(directory: Path, record: RunRecord) -> None:
 def aside(directory: Path, id: str) -> Path:
     """Where a run goes when one of another id takes its directory."""
     return directory.with_name(f"{directory.name}.{id[:8]}")
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a folder holds a LoRA adapter rather than whole weights."""
+    return (Path(path) / ADAPTER_FILE).is_file()
+
+
+def base_of(path: str) -> str:
+    """The folder, or the name on a hub, whose whole weights an artifact stands on: its own, or its adapter's base.
+
+    Raises InputError where an adapter names no base, or one that was the artifact of a run that is gone.
+    """
+    if not is_adapter(path):
+        return path
+    file = Path(path) / ADAPTER_FILE
+    named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise InputError(f"{file}: base_model_name_or_path: no base is named, on which the adapter would stand")
+    return str(standing(Path(named), Path(path)))
 
 
 def standing(part: Path, user: Path) -> Path:

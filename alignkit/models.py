@@ -2,11 +2,9 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from bitsandbytes.nn import Linear4bit
-from peft import PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,14 +14,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from alignkit.adapters import base_of, is_adapter, make_room, merged_folder, new_adapter
+from alignkit.adapters import make_room, merged_folder, new_adapter, opened
 from alignkit.attention import NAME
 from alignkit.chat import ChatFormat, extend_embeddings
 from alignkit.config import InputError
+from alignkit.lineage import base_of, is_adapter
 from alignkit.options.shared import ModelOptions
 from alignkit.policy import Policy
 from alignkit.products import use_onednn
 from alignkit.selfcheck import DROPOUTS, why_not_tries
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ def load_model(
     seed: int,
     format: ChatFormat | None = None,
     dropout: bool = False,
-) -> tuple[PreTrainedModel, PeftModel | None, bool]:
+) -> tuple[PreTrainedModel, "PeftModel | None", bool]:
     """(model, its PEFT wrapper or None, whether tries hold on it) of a checkpoint.
 
     Always the causal class: an adapter's names then fit whatever head its model has.
@@ -123,7 +125,7 @@ def load_model(
                 "(model.chat_template brings them): merge it, with model.lora for a new one, or keep its template"
             )
         model, tries = _open_base(options.path, dtype, place, options.load_in_4bit)
-        adapted = PeftModel.from_pretrained(model, options.path, is_trainable=trainable)
+        adapted = opened(model, options.path, trainable=trainable)
         adapted.load_adapter(options.path, adapter_name="reference", is_trainable=False)
         adapted.set_adapter("default")
     else:
@@ -167,12 +169,19 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool, d
         model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **arguments)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_missing(path, "model", error)) from error
-    for module in model.modules() if four_bit else ():
-        # On some CPUs a pass without gradient would re-round the 4-bit scales to bfloat16, in place and for good.
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+    if four_bit:
+        _keep_scales(model)
     use_onednn(model)
     return (model if four_bit else model.to(device)).eval(), reason is None
+
+
+def _keep_scales(model: PreTrainedModel) -> None:
+    """On some CPUs a pass without gradient would re-round the 4-bit scales to bfloat16, in place and for good."""
+    from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - where first needed, as peft is
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _open_base(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -> tuple[Any, bool]:
@@ -187,7 +196,7 @@ def _open_merged(options: ModelOptions, dtype: torch.dtype, device: torch.device
     if options.lora is not None or options.load_in_4bit:
         return _open(str(merged_folder(options.path)), dtype, device, options.load_in_4bit)
     model, tries = _open_base(options.path, dtype, device, False)
-    merged: Any = PeftModel.from_pretrained(model, options.path).merge_and_unload()
+    merged: Any = opened(model, options.path).merge_and_unload()
     return merged.requires_grad_(True), tries
 
 
@@ -197,7 +206,7 @@ def save_policy(policy: Policy, format: ChatFormat, directory: Path) -> None:
     format.save(directory, policy.model)
 
 
-def save_model(model: PreTrainedModel, adapted: PeftModel | None, directory: Path) -> None:
+def save_model(model: PreTrainedModel, adapted: "PeftModel | None", directory: Path) -> None:
     """The weights of a model, or its trained adapter, as safetensors."""
     if adapted is not None:
         adapted.save_pretrained(directory, selected_adapters=["default"], save_embedding_layers=False)

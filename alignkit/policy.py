@@ -4,11 +4,10 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -16,6 +15,9 @@ from transformers import PreTrainedModel
 from alignkit.role import OWN, Role
 from alignkit.trie import TrieBatch
 from alignkit.trunk import plain_attention, replaced_trunk, run_trunk, trunk_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # Logits of one chunk of predictions, in numbers: 256 MB in float32. Above it, chunks are recomputed backward.
 CHUNK = 2**26
@@ -41,7 +43,7 @@ class Policy(Role):
     """A causal language model that takes rows of tries and gives log-probabilities, never logits."""
 
     def __init__(
-        self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True, adapter: str = OWN
+        self, model: PreTrainedModel, adapted: "PeftModel | None" = None, tries: bool = True, adapter: str = OWN
     ) -> None:
         super().__init__(model, adapted, tries, adapter)
         self.value_head: nn.Linear | None = None
@@ -106,14 +108,15 @@ class Policy(Role):
         if temperature != 1.0:
             logits = logits / temperature
         if hold is not None:
-            impossible = torch.zeros_like(logits, dtype=torch.bool)
-            impossible[:, list(barred)] = (hold != 0)[:, None]
-            logits = logits.masked_fill(impossible, -torch.inf)
+            with torch.no_grad():  # in place: what has probability 0 has gradient 0 without autograd's copies
+                ids = list(barred)
+                logits[:, ids] = logits[:, ids].masked_fill(hold[:, None] != 0, -torch.inf)
         logp = -F.cross_entropy(logits, target, reduction="none")
         entropic = collided = logp.new_zeros(0)
         if entropy:
             log_distribution = logits.log_softmax(-1)
-            entropic = -(log_distribution.exp() * log_distribution.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+            # Below -1000 a probability is 0, and 0 times -inf, or times what overflows backward, were no number.
+            entropic = -(log_distribution.exp() * log_distribution.clamp(min=-1e3)).sum(-1)
         if collision:
             with torch.no_grad():
                 collided = torch.logsumexp(2 * logits, -1) - 2 * torch.logsumexp(logits, -1)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 OWN = "default"
 """The adapter of a role that shares its base with no other."""
@@ -20,7 +22,7 @@ class Role(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True, adapter: str = OWN
+        self, model: PreTrainedModel, adapted: "PeftModel | None" = None, tries: bool = True, adapter: str = OWN
     ) -> None:
         super().__init__()
         self.model = model
@@ -30,7 +32,7 @@ class Role(nn.Module):
         self._adapted = (adapted,)
 
     @property
-    def adapted(self) -> PeftModel | None:
+    def adapted(self) -> "PeftModel | None":
         """The PEFT wrapper, where LoRA adapters are in the model."""
         return self._adapted[0]
 

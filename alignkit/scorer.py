@@ -5,11 +5,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from accelerate import init_empty_weights
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
@@ -21,6 +20,9 @@ from alignkit.options.shared import LoraOptions, ModelOptions
 from alignkit.role import OWN, Role
 from alignkit.trie import TrieBatch
 from alignkit.trunk import run_trunk, trunk_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Scorer(Role):
     """[] float32, their standard deviation."""
 
     def __init__(
-        self, model: PreTrainedModel, adapted: PeftModel | None = None, tries: bool = True, adapter: str = OWN
+        self, model: PreTrainedModel, adapted: "PeftModel | None" = None, tries: bool = True, adapter: str = OWN
     ) -> None:
         super().__init__(model, adapted, tries, adapter)
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)

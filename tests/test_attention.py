@@ -222,6 +222,38 @@ def test_temperature_and_entropy_equal_the_distribution_they_describe() -> None:
     assert torch.allclose(read.entropies[mine], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [128 * 7, 2**26])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite", "cohere2"])
+def test_barred_tokens_are_as_if_the_vocabulary_lacked_them(
+    family: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: plain logits without the columns of what is barred; values, entropies and gradients."""
+    ours, plain = two_models(family, FAMILIES[family], NAME)
+    monkeypatch.setattr("alignkit.policy.CHUNK", chunk)
+    ids, barred = list(range(5, 25)), (2, 77)
+    early = [float(t < 8) for t in range(20)]
+    batch = pack([TokenSequence(ids, [0.0] + [1.0] * 19, token_columns={"barred": early})], 64)[0]
+    read = Policy(ours)(batch, temperature=0.7, entropy=True, barred=barred)
+    logits = plain(input_ids=torch.tensor([ids])).logits[0, :-1] / 0.7
+    left = [token for token in range(128) if token not in barred]
+    logps, entropies = [], []
+    for t, target in enumerate(ids[1:]):
+        kept = left if early[t + 1] else list(range(128))
+        distribution = torch.distributions.Categorical(logits=logits[t, kept])
+        logps.append(distribution.log_prob(torch.tensor(kept.index(target))))
+        entropies.append(distribution.entropy())
+    assert read.entropies is not None
+    torch.testing.assert_close(read.logps, torch.stack(logps), atol=1e-5, rtol=0)
+    torch.testing.assert_close(read.entropies, torch.stack(entropies), atol=1e-5, rtol=0)
+    (read.logps.sum() + read.entropies.square().sum()).backward()
+    (torch.stack(logps).sum() + torch.stack(entropies).square().sum()).backward()
+    expected = {name: parameter.grad for name, parameter in plain.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, expected[name], atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
 def test_shared_equals_separate_in_bf16_on_a_gpu(family: str) -> None:

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import tiny
 
 import alignkit
 
@@ -14,6 +17,19 @@ def test_every_public_name_is_there_and_a_wrong_one_is_an_attribute_error() -> N
 
 def test_importing_alignkit_loads_neither_torch_nor_transformers() -> None:
     code = "import alignkit, sys; print([m for m in ('torch', 'transformers', 'peft', 'trl') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_training_without_adapters_loads_no_library_of_adapters(tmp_path: Path) -> None:
+    """Sixty megabytes and a second of every run's start."""
+    folder = tiny.checkpoint(tmp_path)
+    code = (
+        "import sys\nfrom alignkit.stages import pretrain, sft, reward, dpo, kto, ppo, sample, critique, evaluate\n"
+        "from alignkit.models import load_policy\nfrom alignkit.options.shared import ModelOptions\n"
+        f"load_policy(ModelOptions(path={str(folder)!r}))\n"
+        "print([m for m in ('peft', 'bitsandbytes') if m in sys.modules])\n"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,6 +1,5 @@
 """The id of a run: a hash of all that decides its result. It knows neither algorithms nor where runs are kept."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pydantic import BaseModel
 from alignkit.config import InputError, content_hash
 from alignkit.contents import Contents
 from alignkit.data.sources import hub_revision
-from alignkit.lineage import standing
+from alignkit.lineage import base_of
 from alignkit.options.environment import EnvironmentOptions
 from alignkit.options.judge import JudgeSource
 from alignkit.options.mixture import SourceOptions, StreamedDataOptions, is_streamed
@@ -86,12 +85,8 @@ class _Identity:
 
 def _base(path: Path) -> list[Path]:
     """The folder that an adapter stands on, where it is one and that lies here."""
-    file = path / "adapter_config.json"
-    if not file.is_file():
-        return []
-    named = json.loads(file.read_text()).get("base_model_name_or_path")
-    base = standing(Path(str(named)), path)
-    return [base] if named and base.is_dir() else []
+    base = Path(base_of(str(path)))
+    return [base] if base != path and base.is_dir() else []
 
 
 def names_model(group: BaseModel, key: str) -> bool:

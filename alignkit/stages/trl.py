@@ -19,8 +19,9 @@ from alignkit.data.load import load_data
 from alignkit.data.placed import placed
 from alignkit.examples import discard_examples
 from alignkit.generate import completion_of
+from alignkit.lineage import is_adapter
 from alignkit.loop import Example
-from alignkit.models import is_adapter, save_policy
+from alignkit.models import save_policy
 from alignkit.options.reward import RewardConfig
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.shared import RuntimeOptions

@@ -187,6 +187,13 @@ def test_the_best_answer_of_a_ranking_is_a_demonstration_and_whatever_has_a_prom
     assert list(load_recipe(recipe).stages) == ["sample", "sft", "ppo"]
 
 
+def test_an_adapter_without_a_base_is_named(recipe: Path) -> None:
+    Path("adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(InputError, match=r"adapter/adapter_config\.json: base_model_name_or_path: no base is named"):
+        plan(load_recipe(recipe, ["sample.model.path=adapter"]), Path("runs"))
+
+
 def test_a_missing_file_of_guidelines_is_named(recipe: Path) -> None:
     recipe.write_text(RECIPE + CRITIQUE.replace("rules.txt", "absent.txt"))
     with pytest.raises(
