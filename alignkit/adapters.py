@@ -1,6 +1,6 @@
 """LoRA adapters of a checkpoint: new ones, merged ones, several on one base. Knows no stage and no data.
 
-peft is imported by what first needs it: with bitsandbytes it is 65 MB and over a second, which a run without adapters
+peft is imported by what first needs it: with bitsandbytes it is 60 MB and a second, which a run without adapters
 is spared.
 """
 
