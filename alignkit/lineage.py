@@ -1,4 +1,4 @@
-"""What run.json holds, and files that are whole or absent. It does not know how a stage runs, nor torch."""
+"""What run.json holds, what an artifact stands on, files that are whole or absent. Knows neither stages nor torch."""
 
 import hashlib
 import json
@@ -88,12 +88,16 @@ def is_adapter(path: str | Path) -> bool:
 def base_of(path: str) -> str:
     """The folder, or the name on a hub, whose whole weights an artifact stands on: its own, or its adapter's base.
 
-    Raises InputError where an adapter names no base, or one that was the artifact of a run that is gone.
+    Raises InputError where an adapter's configuration is no JSON, or names no base, or one that was the artifact of a
+    run that is gone.
     """
     if not is_adapter(path):
         return path
     file = Path(path) / ADAPTER_FILE
-    named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise InputError(f"{file}: is no JSON: {error}") from error
     if not named:
         raise InputError(f"{file}: base_model_name_or_path: no base is named, on which the adapter would stand")
     return str(standing(Path(named), Path(path)))

@@ -187,10 +187,14 @@ def test_the_best_answer_of_a_ranking_is_a_demonstration_and_whatever_has_a_prom
     assert list(load_recipe(recipe).stages) == ["sample", "sft", "ppo"]
 
 
-def test_an_adapter_without_a_base_is_named(recipe: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"peft_type": "LORA"}', "base_model_name_or_path: no base is named"), ('{"r": 8', r"is no JSON: .* column 8")],
+)
+def test_an_adapter_without_a_base_is_named(recipe: Path, text: str, message: str) -> None:
     Path("adapter").mkdir()
-    Path("adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
-    with pytest.raises(InputError, match=r"adapter/adapter_config\.json: base_model_name_or_path: no base is named"):
+    Path("adapter/adapter_config.json").write_text(text)
+    with pytest.raises(InputError, match=rf"adapter/adapter_config\.json: {message}"):
         plan(load_recipe(recipe, ["sample.model.path=adapter"]), Path("runs"))
 
 
