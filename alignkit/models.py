@@ -169,19 +169,12 @@ def _open(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool, d
         model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, **arguments)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_missing(path, "model", error)) from error
-    if four_bit:
-        _keep_scales(model)
+    for module in model.modules() if four_bit else ():
+        # On some CPUs a pass without gradient would re-round the 4-bit scales to bfloat16, in place and for good.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     use_onednn(model)
     return (model if four_bit else model.to(device)).eval(), reason is None
-
-
-def _keep_scales(model: PreTrainedModel) -> None:
-    """On some CPUs a pass without gradient would re-round the 4-bit scales to bfloat16, in place and for good."""
-    from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - where first needed, as peft is
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _open_base(path: str, dtype: torch.dtype, device: torch.device, four_bit: bool) -> tuple[Any, bool]:
