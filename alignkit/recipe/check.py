@@ -16,34 +16,30 @@ from alignkit.data.placed import placed
 from alignkit.data.streamed import open_stream
 from alignkit.environment.episodes import open_episodes
 from alignkit.environment.seam import announced
-from alignkit.evaluation.answers import open_format
 from alignkit.evaluation.table import references
 from alignkit.evaluation.texts import KINDS, positions_of, text_sequences
 from alignkit.guidelines import read_examples, read_guidelines, turns_between
 from alignkit.judging import check_judge
 from alignkit.options.critique import CritiqueConfig
 from alignkit.options.evaluate import EvaluateConfig
-from alignkit.options.mixture import MixedDataOptions, is_streamed
+from alignkit.options.mixture import is_streamed
 from alignkit.options.ppo import PpoConfig
 from alignkit.options.reward_source import RewardSource
 from alignkit.options.sample import SampleConfig
 from alignkit.options.sft import SftConfig
-from alignkit.options.shared import DataOptions, ModelOptions
+from alignkit.options.shared import DataOptions
 from alignkit.options.trl import TrlConfig
-from alignkit.prepare import fit_examples, load_format, sequences_of
+from alignkit.prepare import fit_examples, sequences_of
 from alignkit.prompts import fitting
-from alignkit.recipe.artifacts import REFERENCE, kind_read
+from alignkit.recipe.artifacts import kind_read
 from alignkit.recipe.chain import Step
-from alignkit.recipe.hub import tokenizer_folder
-from alignkit.recipe.identity import existing
+from alignkit.recipe.inputs import data_of, formats_of
 from alignkit.records import Candidates, Comparison, Completion, Message, Prompt, Record
 from alignkit.rewards import build_reward
 from alignkit.trie import TokenSequence
 
 Prompted = PpoConfig | EvaluateConfig | SampleConfig | CritiqueConfig
 """The options of stages that have prompts answered."""
-SPOKEN = ("chat_template", "eos_token", "template_kwargs")
-"""The options of a model that say how it is spoken to from then on."""
 STREAMED = 10_000
 """Records of a streamed source that are checked."""
 
@@ -77,7 +73,7 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     stage, config = step.stage, step.stage.config
     if isinstance(config, TrlConfig):
         import_module("alignkit.trl_trainers").options_of(config)  # imports trl
-    data = _lying(getattr(config, "data", None), steps)
+    data = data_of(getattr(config, "data", None), steps)
     if data is None:
         return Checked(stage.name, 0, note="nothing to read yet")
     config = config.model_copy(update={"data": data})
@@ -86,7 +82,7 @@ def _check(step: Step, steps: Mapping[str, Step]) -> Checked:
     if isinstance(config, SampleConfig) and config.model is None:
         _check_labels(config, [one for one in records if isinstance(one, Candidates)])
         return Checked(stage.name, len(records), note="their own responses are labelled")
-    formats = [] if stage.type == "pretrain" else _formats(step, steps)
+    formats = [] if stage.type == "pretrain" else formats_of(step, steps)
     there = [format for format in formats if format is not None]
     note = f"the first {STREAMED:,} records of each source" if is_streamed(data) else ""
     note = note if len(there) == len(formats) else "tokens are checked when the model they are for is there"
@@ -122,27 +118,6 @@ def _records(data: DataOptions, kind: type[Record], seed: int) -> list[Record]:
     return [*train, *validation]
 
 
-def _lying(data: DataOptions | None, steps: Mapping[str, Step]) -> DataOptions | None:
-    """The options with the folders of what earlier stages have made; None where one is not made yet."""
-    if data is None:
-        return None
-    places = [_lying_at(place.path, steps) for place in places_of(data)]
-    if any(path is None and place.path is not None for path, place in zip(places, places_of(data), strict=True)):
-        return None
-    if isinstance(data, MixedDataOptions) and data.sources is not None:
-        sources = [place.model_copy(update={"path": p}) for place, p in zip(data.sources, places, strict=True)]
-        return data.model_copy(update={"sources": sources})
-    return data.model_copy(update={"path": places[0]})
-
-
-def _lying_at(path: str | None, steps: Mapping[str, Step]) -> str | None:
-    reference = REFERENCE.fullmatch(path) if path is not None else None
-    if reference is None:
-        return path
-    made = steps[reference[1]]
-    return None if made.state != "done" or made.record is None else str(made.directory / made.record.artifact)
-
-
 def _check_prompts(
     step: Step, config: Prompted, prompts: list[Prompt], formats: Sequence[ChatFormat], steps: Mapping[str, Step]
 ) -> tuple[list[int], int]:
@@ -164,11 +139,11 @@ def _check_prompts(
     _check_labels(config, kept)
     if isinstance(config, EvaluateConfig):
         references(kept, config)
-        lying = _lying(config.texts, steps)
-        if lying is not None:
-            texts, _, _ = load_data(lying, KINDS[config.texts_are], config.seed)
+        given = data_of(config.texts, steps)
+        if given is not None:
+            texts, _, _ = load_data(given, KINDS[config.texts_are], config.seed)
             for format in formats:
-                text_sequences(format, texts, config.model_copy(update={"texts": lying}), _positions(format), budget)
+                text_sequences(format, texts, config.model_copy(update={"texts": given}), _positions(format), budget)
     return _lengths(config.data, kept, formats[0]) if formats else [], len(prompts) - len(kept)
 
 
@@ -210,37 +185,3 @@ def _positions(format: ChatFormat) -> int | None:
     """Those of the model whose tokenizer this is; None where the folder holds an adapter, which does not say."""
     folder = Path(format.tokenizer.name_or_path)
     return positions_of(AutoConfig.from_pretrained(folder)) if (folder / "config.json").is_file() else None
-
-
-def _formats(step: Step, steps: Mapping[str, Step]) -> list[ChatFormat | None]:
-    """The formats that the stage's models will have; None for one whose tokenizer is not made yet."""
-    config = step.stage.config
-    if isinstance(config, EvaluateConfig):
-        asked = [ModelOptions(path=path) for path in config.models]
-    else:
-        asked = [vars(config)["model"]]
-    return [made and _format(made, step) for made in (_made(options, steps) for options in asked)]
-
-
-def _format(made: ModelOptions, step: Step) -> ChatFormat:
-    config, stage = step.stage.config, step.stage
-    mark = stage.mark("models") if isinstance(config, EvaluateConfig) else stage.mark("model", "path")
-    folder = made.path if existing(made.path) else tokenizer_folder(made.path, mark)
-    if isinstance(config, EvaluateConfig) and not any(getattr(made, key) for key in SPOKEN):
-        return open_format(folder, config)
-    return load_format(made.model_copy(update={"path": folder}))
-
-
-def _made(options: ModelOptions, steps: Mapping[str, Step]) -> ModelOptions | None:
-    """The options with a path where the tokenizer lies: the artifact's, or, where that is not made yet, the one it
-    will be made from, spoken to as the stages in between say. None where the tokenizer is not made yet."""
-    while reference := REFERENCE.fullmatch(options.path):
-        parent = steps[reference[1]]
-        if parent.state == "done" and parent.record is not None:
-            return options.model_copy(update={"path": str(parent.directory / parent.record.artifact)})
-        inner = getattr(parent.stage.config, "model", None)
-        if not isinstance(inner, ModelOptions):
-            return None
-        spoken = {key: getattr(options, key) or getattr(inner, key) for key in SPOKEN}
-        options = options.model_copy(update={"path": inner.path, **spoken})
-    return options
