@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from alignkit.chat import ChatFormat, fit_length
 from alignkit.config import InputError
-from alignkit.examples import discard_examples, read_examples
+from alignkit.examples import read_examples
+from alignkit.examples_stored import discard_examples
 from alignkit.loop import Example, FitResult, make_accelerator
 from alignkit.models import known_positions, load_policy, load_tokenizer
 from alignkit.options.shared import DataOptions, ModelOptions, RuntimeOptions

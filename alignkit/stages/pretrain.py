@@ -16,7 +16,8 @@ from alignkit.config import InputError
 from alignkit.data.documents import document_sequences
 from alignkit.data.load import load_parts
 from alignkit.data.tokenizer import FILL, train_tokenizer
-from alignkit.examples import discard_examples, read_examples
+from alignkit.examples import read_examples
+from alignkit.examples_stored import discard_examples
 from alignkit.loop import Example, Objective, Sums, fit, make_accelerator
 from alignkit.models import known_positions, load_policy, load_tokenizer, save_model
 from alignkit.objective import Readings

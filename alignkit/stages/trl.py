@@ -17,7 +17,7 @@ from alignkit.calibration import check_reload, held_out_metrics, set_normalisati
 from alignkit.config import InputError
 from alignkit.data.load import load_data
 from alignkit.data.placed import placed
-from alignkit.examples import discard_examples
+from alignkit.examples_stored import discard_examples
 from alignkit.generate import completion_of
 from alignkit.lineage import is_adapter
 from alignkit.loop import Example

@@ -26,7 +26,7 @@ from chat_cases import (
     write,
 )
 
-from alignkit import examples as made
+from alignkit import examples_stored as made
 from alignkit.config import InputError, build, parse_yaml
 from alignkit.data.load import load_data
 from alignkit.options.dpo import DpoConfig
